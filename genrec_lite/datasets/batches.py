@@ -1,0 +1,95 @@
+"""Training batches of next-item prediction: what a user did, and what came next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genrec_lite.datasets.splits import Sequences
+from genrec_lite.jagged import JaggedTensor
+
+__all__ = ["NextItemBatch", "NextItemBatches"]
+
+
+@dataclass(frozen=True)
+class NextItemBatch:
+    """B histories and, for each of their T events, the item that came next.
+
+    Args:
+        inputs: B rows of item indices.
+        targets: (T,) int64, aligned with `inputs.values`.
+    """
+
+    inputs: JaggedTensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class NextItemBatches:
+    """One epoch's batches by its number: the same seed and epoch give the same batches.
+
+    A history longer than `max_length + 1` is represented by its most recent events, or, with
+    `window="any"`, by a stretch drawn anew each epoch, so that old events are learned from too.
+
+    Args:
+        sequences: the training part; users with fewer than two items have nothing to predict
+            and are left out.
+        batch_size: users a batch; the last batch of an epoch may be smaller.
+        max_length: events a user contributes at most.
+        seed: of the order of the users and of the stretches.
+        window: "last" (the published protocol) or "any".
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        *,
+        batch_size: int = 128,
+        max_length: int = 200,
+        seed: int = 0,
+        window: str = "last",
+    ) -> None:
+        if window not in ("last", "any"):
+            raise ValueError(f'window is "{window}": choose "last" or "any"')
+        if batch_size < 1 or max_length < 1:
+            raise ValueError(
+                f"batch_size {batch_size} and max_length {max_length}: at least 1 each"
+            )
+        self.items = sequences.items.select((sequences.items.lengths >= 2).nonzero().squeeze(1))
+        if len(self.items) == 0:
+            raise ValueError("no user has two events or more: there is no next item to learn from")
+        self.batch_size, self.max_length, self.seed, self.window = (
+            batch_size,
+            max_length,
+            seed,
+            window,
+        )
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch_size)
+
+    def __call__(self, epoch: int) -> list[NextItemBatch]:
+        """The batches of epoch `epoch`, counted from 0."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.items), generator=generator)
+        items = self.items.select(order)
+        if self.window == "any":
+            spare = (items.lengths - (self.max_length + 1)).clamp(min=0)
+            cut = (torch.rand(len(items), generator=generator) * (spare + 1)).long()
+            items = _without_ends(items, cut)
+        items = items.last(self.max_length + 1)
+        batches = []
+        for start in range(0, len(items), self.batch_size):
+            rows = items[start : start + self.batch_size]
+            batches.append(NextItemBatch(rows.drop_last(), rows.drop_first().values))
+        return batches
+
+
+def _without_ends(items: JaggedTensor, cut: Tensor) -> JaggedTensor:
+    """Each row without its last `cut[i]` values."""
+    keep = items.positions() < (items.lengths - cut)[items.row_ids()]
+    return JaggedTensor.from_lengths(items.values[keep], items.lengths - cut)

@@ -1,0 +1,130 @@
+"""Sequences of item indices, and the leave-last-out split into training, validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import polars as pl
+from torch import Tensor
+
+from genrec_lite.jagged import JaggedTensor
+
+__all__ = ["Queries", "Sequences", "Split", "leave_last_out"]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Every user's items, oldest first.
+
+    Args:
+        items: B users' rows, values (T,) int64 in [0, num_items), indices into `item_ids`.
+        timestamps: same rows, (T,) int64 seconds since 1970; None for a log with an order only.
+        ratings: same rows, (T,) float32; None for a log without.
+        user_ids: (B,) the log's id of each row, ascending.
+        item_ids: (num_items,) the log's id of each index, ascending.
+    """
+
+    items: JaggedTensor
+    timestamps: JaggedTensor | None
+    ratings: JaggedTensor | None
+    user_ids: pl.Series
+    item_ids: pl.Series
+
+    @property
+    def num_items(self) -> int:
+        """Size of the corpus: items of the whole log, also those that a split's part lacks."""
+        return len(self.item_ids)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """One question per user: which item comes next?
+
+    Args:
+        rows: (Q,) int64, the user's row in the `Sequences`.
+        history: Q rows, items before the target, oldest first; also what a ranking excludes.
+        history_timestamps: same rows, int64 seconds; None without timestamps.
+        targets: (Q,) int64, the item that came.
+        target_timestamps: (Q,) int64 seconds; None without timestamps.
+    """
+
+    rows: Tensor
+    history: JaggedTensor
+    history_timestamps: JaggedTensor | None
+    targets: Tensor
+    target_timestamps: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Split(NamedTuple):
+    """What to learn from, what to stop by (None in the published protocol), what to report."""
+
+    train: Sequences
+    validation: Queries | None
+    test: Queries
+
+
+def leave_last_out(sequences: Sequences, *, validation: bool = True) -> Split:
+    """The split that tests on each user's last item.
+
+    With `validation` the last item is the test's target, the one before it validation's, and the
+    rest is for training; the test's history includes validation's item. Without, the last item is
+    the test's target and all before it is for training (the published protocol).
+    The training part has a row for every user. Users with fewer than 3 items (2 without
+    `validation`) ask no question and stay in the training part whole: dropping them would change
+    the corpus, and a question with no history to answer from would measure only popularity.
+
+    Args:
+        sequences: all users' items, oldest first.
+        validation: whether to hold out the item before the last, too.
+    """
+    held_out = 2 if validation else 1
+    lengths = sequences.items.lengths
+    asked = lengths > held_out
+    train = Sequences(
+        items=_drop_last(sequences.items, held_out * asked),
+        timestamps=_drop_last(sequences.timestamps, held_out * asked),
+        ratings=_drop_last(sequences.ratings, held_out * asked),
+        user_ids=sequences.user_ids,
+        item_ids=sequences.item_ids,
+    )
+    rows = asked.nonzero().squeeze(1)
+    return Split(
+        train=train,
+        validation=_queries(sequences, rows, back=1) if validation else None,
+        test=_queries(sequences, rows, back=0),
+    )
+
+
+@overload
+def _drop_last(rows: JaggedTensor, counts: Tensor) -> JaggedTensor: ...
+@overload
+def _drop_last(rows: None, counts: Tensor) -> None: ...
+def _drop_last(rows: JaggedTensor | None, counts: Tensor) -> JaggedTensor | None:
+    """Row i without its last `counts[i]` values; `counts` (B,) int64."""
+    if rows is None:
+        return None
+    lengths = rows.lengths - counts
+    kept = rows.positions() < lengths.repeat_interleave(rows.lengths)
+    return JaggedTensor.from_lengths(rows.values[kept], lengths)
+
+
+def _queries(sequences: Sequences, rows: Tensor, *, back: int) -> Queries:
+    """The questions whose answers lie `back` items before the last one of `rows` (Q,)."""
+    items = sequences.items.select(rows).drop_last(back)
+    times = None
+    if sequences.timestamps is not None:
+        times = sequences.timestamps.select(rows).drop_last(back)
+    return Queries(
+        rows=rows,
+        history=items.drop_last(1),
+        history_timestamps=None if times is None else times.drop_last(1),
+        targets=items.last_values(),
+        target_timestamps=None if times is None else times.last_values(),
+    )

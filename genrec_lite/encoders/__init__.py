@@ -1,0 +1,1 @@
+"""Encoders: a jagged batch of item sequences in, one query embedding a position out."""

@@ -1,0 +1,1 @@
+"""Similarities between a query and an item, with the item side computed once."""

@@ -1,0 +1,124 @@
+"""The chunked losses against the textbook form in float64, gradients included."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from genrec_lite import losses
+from genrec_lite.losses import full_softmax_loss, sampled_softmax_loss, uniform_negatives
+
+
+def problem(positions: int, items: int, dim: int = 6, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(positions * 1000 + items)
+    q = F.normalize(torch.randn(positions, dim, generator=generator, dtype=dtype), dim=1)
+    w = F.normalize(torch.randn(items, dim, generator=generator, dtype=dtype), dim=1)
+    targets = torch.randint(items, (positions,), generator=generator)
+    negatives = uniform_negatives(positions, 5, items, generator=generator)
+    return q.requires_grad_(), w.requires_grad_(), targets, negatives
+
+
+def textbook_full(q, w, targets, temperature):
+    return F.cross_entropy(q @ w.t() / temperature, targets)
+
+
+def textbook_sampled(q, w, targets, negatives, temperature):
+    """Gather first, then multiply, one position at a time."""
+    total = q.new_zeros(())
+    for i, target in enumerate(targets.tolist()):
+        others = [n for n in negatives[i].tolist() if n != target]
+        logits = torch.stack([q[i] @ w[j] for j in [target, *others]]) / temperature
+        total = total + logits.logsumexp(0) - logits[0]
+    return total / len(targets)
+
+
+def gradients(loss, q, w):
+    value = loss()
+    return [value.detach(), *torch.autograd.grad(3 * value, [q, w])]
+
+
+def assert_equal(ours, reference, tolerance):
+    for a, b in zip(ours, reference, strict=True):
+        assert (a - b).norm() <= tolerance * b.norm()
+
+
+@pytest.mark.parametrize("positions, items", [(1, 1), (1, 7), (9, 2), (17, 40)])
+@pytest.mark.parametrize("chunk", [4, 512])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_full_softmax_equals_cross_entropy(monkeypatch, positions, items, chunk, dtype, tolerance):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    q, w, targets, _ = problem(positions, items, dtype=dtype)
+    reference = gradients(lambda: textbook_full(q.double(), w.double(), targets, 0.05), q, w)
+    ours = gradients(lambda: full_softmax_loss(q, w, targets), q, w)
+    if items == 1:  # nothing to confuse the target with
+        assert all(bool((a.abs() < 1e-6).all()) for a in ours)
+    else:
+        assert_equal(ours, reference, tolerance)
+
+
+@pytest.mark.parametrize("gather_from", [0, 10**9])
+@pytest.mark.parametrize("positions, items", [(1, 7), (9, 2), (17, 40)])
+@pytest.mark.parametrize("chunk", [4, 512])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_sampled_softmax_equals_the_loop(
+    monkeypatch, gather_from, positions, items, chunk, dtype, tolerance
+):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "GATHER_FROM", gather_from)
+    q, w, targets, negatives = problem(positions, items, dtype=dtype)
+    ours = gradients(
+        lambda: sampled_softmax_loss(q, w, targets, negatives, temperature=0.1), q, w
+    )
+    reference = gradients(
+        lambda: textbook_sampled(q.double(), w.double(), targets, negatives, 0.1), q, w
+    )
+    assert_equal(ours, reference, tolerance)
+
+
+def test_large_logits_do_not_overflow():
+    q, w, targets, _ = problem(5, 9, dtype=torch.float32)
+    loss = full_softmax_loss(q, w, targets, temperature=1e-4)
+    assert math.isfinite(loss.item())
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(loss, [q, w]))
+
+
+def test_equal_scores_cost_the_logarithm_of_the_choices():
+    q, w = torch.zeros(3, 4), torch.zeros(7, 4)
+    targets, negatives = torch.tensor([0, 1, 2]), torch.tensor([[5, 6]] * 3)
+    assert full_softmax_loss(q, w, targets).item() == pytest.approx(math.log(7))
+    assert sampled_softmax_loss(q, w, targets, negatives).item() == pytest.approx(math.log(3))
+
+
+def test_a_negative_equal_to_the_target_is_left_out():
+    q, w = torch.zeros(1, 4), torch.zeros(7, 4)
+    loss = sampled_softmax_loss(q, w, torch.tensor([2]), torch.tensor([[2, 2, 3]]))
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+def test_the_queries_alone_may_ask_for_a_gradient():
+    q, w, targets, _ = problem(3, 5)
+    (grad,) = torch.autograd.grad(full_softmax_loss(q, w.detach(), targets), [q])
+    (reference,) = torch.autograd.grad(textbook_full(q, w.detach(), targets, 0.05), [q])
+    assert torch.allclose(grad, reference, rtol=1e-12)
+
+
+def test_negatives_are_uniform_and_new_for_every_position():
+    drawn = uniform_negatives(2000, 50, 10, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.flatten(), minlength=10)
+    assert (counts - 10_000).abs().max() < 5 * math.sqrt(100_000 * 0.09)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_bad_shapes_and_ids_are_named():
+    q, w, targets, negatives = problem(4, 5)
+    with pytest.raises(ValueError, match="no position to predict"):
+        full_softmax_loss(q[:0], w, targets[:0])
+    with pytest.raises(ValueError, match="target 5 is outside the table of 5 items"):
+        full_softmax_loss(q, w, torch.tensor([0, 1, 2, 5]))
+    with pytest.raises(ValueError, match="negative -1 is outside"):
+        sampled_softmax_loss(q, w, targets, torch.full_like(negatives, -1))
+    with pytest.raises(ValueError, match="with the same d"):
+        full_softmax_loss(q[:, :3], w, targets)
+    with pytest.raises(ValueError, match="for 4 queries"):
+        full_softmax_loss(q, w, targets[:2])
