@@ -1,0 +1,64 @@
+"""Training batches: each event is asked to predict the one after it, never itself."""
+
+import polars as pl
+import pytest
+import torch
+
+from genrec_lite.datasets.batches import NextItemBatches
+from genrec_lite.datasets.splits import Sequences
+from genrec_lite.jagged import JaggedTensor
+
+ROWS = [[1, 2, 3], [4], [], list(range(10, 20)), [5, 6]]
+
+
+def sequences(rows=ROWS) -> Sequences:
+    ids = pl.Series(range(20))
+    items = JaggedTensor.from_lists(rows, dtype=torch.int64)
+    return Sequences(items, None, None, pl.Series(range(len(rows))), ids)
+
+
+def pairs(batches) -> list[tuple[list[int], list[int]]]:
+    found = []
+    for batch in batches:
+        targets = batch.inputs.with_values(batch.targets).to_lists()
+        found += zip(batch.inputs.to_lists(), targets, strict=True)
+    return sorted(found)
+
+
+def test_every_user_with_two_events_is_met_once_with_targets_shifted_by_one():
+    epoch = NextItemBatches(sequences(), batch_size=2, max_length=4)(0)
+    assert [len(b.inputs) for b in epoch] == [2, 1]
+    assert pairs(epoch) == [
+        ([1, 2], [2, 3]),
+        ([5], [6]),
+        ([15, 16, 17, 18], [16, 17, 18, 19]),
+    ]
+
+
+def test_a_stretch_drawn_anew_reaches_old_events_and_stays_in_order():
+    batches = NextItemBatches(sequences(), batch_size=8, max_length=4, window="any")
+    starts = set()
+    for epoch in range(60):
+        (inputs, targets) = pairs(batches(epoch))[-1]
+        assert inputs == list(range(inputs[0], inputs[0] + 4))
+        assert targets == [i + 1 for i in inputs]
+        starts.add(inputs[0])
+    assert starts == set(range(10, 16))
+
+
+def test_the_epoch_number_alone_decides_the_batches():
+    batches = NextItemBatches(sequences([[i, i + 1] for i in range(9)]), batch_size=3, seed=1)
+    again = NextItemBatches(sequences([[i, i + 1] for i in range(9)]), batch_size=3, seed=1)
+    batches(0)
+    order = [b.inputs.values.tolist() for b in batches(3)]
+    assert order == [b.inputs.values.tolist() for b in again(3)]
+    assert order != [b.inputs.values.tolist() for b in again(4)]
+
+
+def test_nothing_to_learn_from_is_an_error():
+    with pytest.raises(ValueError, match="no user has two events"):
+        NextItemBatches(sequences([[1], []]))
+    with pytest.raises(ValueError, match='window is "first"'):
+        NextItemBatches(sequences(), window="first")
+    with pytest.raises(ValueError, match="at least 1 each"):
+        NextItemBatches(sequences(), batch_size=0)

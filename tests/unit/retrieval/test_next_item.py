@@ -1,0 +1,75 @@
+"""A trained next-item model finds what follows; an untrained one does not."""
+
+import polars as pl
+import pytest
+import torch
+
+from genrec_lite.datasets.batches import NextItemBatches
+from genrec_lite.datasets.splits import Sequences, leave_last_out
+from genrec_lite.encoders.sasrec import SASRec
+from genrec_lite.jagged import JaggedTensor
+from genrec_lite.metrics import hit_rate_at_k, target_ranks
+from genrec_lite.retrieval.baselines import Popularity
+from genrec_lite.retrieval.next_item import NextItemModel
+from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.training import fit
+
+NUM_ITEMS = 60
+
+
+def cyclic_users(count: int = 150) -> Sequences:
+    """Users who walk along a fixed circle of items from a random start: order is everything."""
+    generator = torch.Generator().manual_seed(0)
+    circle = torch.randperm(NUM_ITEMS, generator=generator)
+    starts = torch.randint(NUM_ITEMS, (count,), generator=generator)
+    lengths = torch.randint(4, 12, (count,), generator=generator)
+    rows = [
+        circle[(s + torch.arange(n)) % NUM_ITEMS]
+        for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+    return Sequences(
+        JaggedTensor.from_lists(rows), None, None, pl.Series(range(count)), pl.Series(range(60))
+    )
+
+
+def model(num_negatives: int | None) -> NextItemModel:
+    encoder = SASRec(NUM_ITEMS, dim=16, max_length=8, dropout=0.0)
+    return NextItemModel(encoder, DotProduct(), num_negatives=num_negatives)
+
+
+@pytest.mark.parametrize("num_negatives", [None, 16])
+def test_it_learns_an_order_that_popularity_cannot_see(num_negatives):
+    split = leave_last_out(cyclic_users())
+    next_item = model(num_negatives)
+    untrained = hit_rate_at_k(next_item.ranks(split.test), 1)
+    optimizer = torch.optim.AdamW(next_item.parameters(), lr=5e-3)
+    batches = NextItemBatches(split.train, batch_size=32)
+    fit(next_item, next_item.loss, batches, optimizer, epochs=25, progress=False)
+    popular = Popularity().fit(split.train).scores(split.test.history)
+    of_popularity = target_ranks(popular, split.test.targets, split.test.history)
+    assert hit_rate_at_k(next_item.ranks(split.test), 1) > 0.8
+    assert untrained < 0.1 and hit_rate_at_k(of_popularity, 1) < 0.2
+
+
+def test_ranks_do_not_depend_on_the_batch_size_and_respect_what_is_excluded():
+    split, next_item = leave_last_out(cyclic_users(30)), model(None)
+    ranks = next_item.ranks(split.test)
+    assert ranks.tolist() == next_item.ranks(split.test, batch_size=7).tolist()
+    scores = next_item.scores(split.test.history)
+    assert ranks.tolist() == target_ranks(scores, split.test.targets, split.test.history).tolist()
+    nothing = JaggedTensor.from_lists([[]] * len(split.test), dtype=torch.int64)
+    assert (next_item.ranks(split.test, exclude=nothing) >= ranks).all()
+
+
+def test_scoring_leaves_the_training_mode_as_it_was():
+    next_item = model(None).train()
+    next_item.scores(JaggedTensor.from_lists([[1, 2]]))
+    assert next_item.training
+
+
+def test_scores_are_cosines_over_the_temperature():
+    scores = model(None).scores(JaggedTensor.from_lists([[1, 2], [3]]))
+    assert scores.shape == (2, NUM_ITEMS)
+    assert scores.abs().max() <= 20 + 1e-4
+    with pytest.raises(ValueError, match="temperature is 0"):
+        DotProduct(temperature=0)

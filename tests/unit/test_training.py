@@ -1,0 +1,182 @@
+"""The training loop: it learns, stops, and a killed run ends where an unbroken one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from genrec_lite.training import fit, seeded
+
+X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.arange(1.0, 6.0)
+
+
+def batches(epoch: int) -> list[torch.Tensor]:
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(epoch))
+    return list(order.split(13))
+
+
+def regression() -> tuple[nn.Module, torch.optim.Optimizer]:
+    with seeded(3):
+        model = nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    return model, torch.optim.AdamW(model.parameters(), lr=0.02)
+
+
+def squared_error(model):
+    return lambda rows: (model(X[rows]).squeeze(1) - Y[rows]).square().mean()
+
+
+def run(epochs=6, seed=0, **options):
+    model, optimizer = regression()
+    course = fit(
+        model, squared_error(model), batches, optimizer, epochs=epochs, seed=seed,
+        progress=False, **options,
+    )  # fmt: skip
+    return model, course
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_loss_falls_and_is_the_mean_over_items():
+    model, course = run(epochs=40)
+    assert course.epochs[-1].loss < 0.1 * course.epochs[0].loss
+    assert course.steps == 40 * 5 and course.best_epoch == 39
+    still = fit(model, lambda rows: (model[1](X[rows]) * 0).mean() + len(rows), batches,
+                torch.optim.SGD(model.parameters(), lr=0), epochs=1, progress=False)  # fmt: skip
+    assert still.epochs[0].loss == pytest.approx((4 * 13**2 + 8**2) / 60)
+
+
+def test_a_seed_repeats_a_run_and_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first, second, other = (weights(run(seed=s)[0]) for s in (4, 4, 5))
+    assert torch.rand(1) == expected
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_the_best_epochs_weights_come_back_and_patience_ends_the_run():
+    values = [0.1, 0.5, 0.3, 0.2, 0.9]
+    seen = []
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        seen.append(weights(model))
+        return {"quality": values[epoch]}
+
+    model, optimizer = regression()
+    course = fit(model, squared_error(model), batches, optimizer, epochs=5, evaluate=evaluate,
+                 select="quality", patience=2, progress=False)  # fmt: skip
+    assert course.stopped_early and len(course.epochs) == 4
+    assert course.best_epoch == 1 and course.best_value == 0.5
+    assert torch.equal(weights(model), seen[1])
+    assert [e.metrics["quality"] for e in course.epochs] == values[:4]
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    model, optimizer = regression()
+    with pytest.raises(FloatingPointError, match="nan at epoch 1, step 1"):
+        fit(model, lambda rows: model(X[rows]).sum() * float("nan"), batches, optimizer,
+            epochs=1, progress=False)  # fmt: skip
+
+
+def test_a_finished_run_is_not_trained_again_and_more_epochs_go_on(tmp_path):
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    whole, _ = run(epochs=6)
+    run(epochs=3, checkpoint=file)
+    model, course = run(epochs=6, checkpoint=file)
+    assert torch.equal(weights(model), weights(whole)) and course.steps == 30
+    again, course = run(epochs=6, checkpoint=file)
+    assert torch.equal(weights(again), weights(whole)) and course.steps == 30
+
+
+def test_another_seed_model_or_file_is_refused(tmp_path):
+    file = tmp_path / "checkpoint.safetensors"
+    run(epochs=1, checkpoint=file)
+    with pytest.raises(ValueError, match="written with seed 0 and AdamW, this run has seed 1"):
+        run(epochs=2, seed=1, checkpoint=file)
+    model = nn.Linear(5, 1)
+    with pytest.raises(ValueError, match="another model"):
+        fit(model, squared_error(model), batches, torch.optim.AdamW(model.parameters()),
+            epochs=2, checkpoint=file, progress=False)  # fmt: skip
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        run(epochs=2, checkpoint=file)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.safetensors"
+    run(epochs=1, checkpoint=file)
+    before = file.read_bytes()
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(epochs=2, checkpoint=file)
+    assert file.read_bytes() == before and os.listdir(tmp_path) == [file.name]
+
+
+VICTIM = """
+import sys, time
+sys.path.insert(0, {here!r})
+import torch
+torch.set_num_threads(1)
+import test_training as t
+import safetensors.torch
+from genrec_lite.training import fit
+model, optimizer = t.regression()
+def batches(epoch):
+    time.sleep(0.002)
+    return t.batches(epoch)
+fit(model, t.squared_error(model), batches, optimizer, epochs=60,
+    evaluate=lambda epoch: {{"quality": -float(t.squared_error(model)(torch.arange(60)))}},
+    select="quality", checkpoint={file!r}, checkpoint_minutes=0, progress=False)
+safetensors.torch.save_file(model.state_dict(), {out!r})
+"""
+
+
+def test_a_run_killed_at_random_steps_ends_bit_equal_to_one_left_alone(tmp_path):
+    def start(name: str) -> subprocess.Popen[bytes]:
+        code = VICTIM.format(
+            here=str(Path(__file__).parent),
+            file=str(tmp_path / f"{name}.checkpoint"),
+            out=str(tmp_path / f"{name}.weights"),
+        )
+        return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MKL_CBWR": "AUTO"})
+
+    def steps() -> int:
+        file = tmp_path / "killed.checkpoint"
+        if not file.exists():
+            return 0
+        with safetensors.safe_open(file, "pt") as opened:
+            return json.loads(opened.metadata()["training"])["run"]["steps"]
+
+    assert start("whole").wait() == 0
+    places = torch.randint(1, 50, (5,), generator=torch.Generator().manual_seed(int(time.time())))
+    killed_at = []
+    for extra in places.tolist():
+        goal = (killed_at[-1] if killed_at else 0) + extra
+        victim = start("killed")
+        while steps() < goal and victim.poll() is None:
+            time.sleep(0.001)
+        assert victim.poll() is None, "the run ended before it could be killed"
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        killed_at.append(steps())
+    assert start("killed").wait() == 0
+    whole = safetensors.torch.load_file(tmp_path / "whole.weights")
+    resumed = safetensors.torch.load_file(tmp_path / "killed.weights")
+    assert len(set(killed_at)) == 5
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole), killed_at
