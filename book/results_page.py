@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def write(executed: Path, destination: Path) -> None:
             )
             for claim in claims
         ]
-        title = f"## {{doc}}`/chapters/{chapter}`"
+        title = f"## {_title(executed / f'{chapter}.ipynb')}"
         parts.append(
             f"{title}\n\n{_table(('claim', 'paper', 'we get', 'why', 'measured in'), rows)}"
         )
@@ -144,6 +144,15 @@ def write(executed: Path, destination: Path) -> None:
     destination.write_text("\n".join(parts), encoding="utf-8")
 
 
+def _title(notebook: Path) -> str:
+    """The first heading of an executed chapter, or its name if it has not run."""
+    if not notebook.exists():
+        return notebook.stem
+    cells = nbformat.read(notebook, as_version=4).cells
+    lines = (line for cell in cells for line in cell.source.splitlines())
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), notebook.stem)
+
+
 def _full_size(record: Mapping[str, Any]) -> str:
     """One full-size record as a section."""
     name, machine = record["name"], record["machine"]
@@ -154,7 +163,7 @@ def _full_size(record: Mapping[str, Any]) -> str:
 ### {name}
 
 {values}
-: On {device}, {machine["memory_gib"]} GiB; Python {machine["python"]}, torch {machine["torch"]}, \
+On {device}, {machine["memory_gib"]} GiB; Python {machine["python"]}, torch {machine["torch"]}, \
 {machine["platform"]}. \\
 {record["date"]}, commit `{record["commit"]}`, seed {record["seed"]}.
 
@@ -208,7 +217,7 @@ def _cell(value: Any) -> str:
     return _number(value) if isinstance(value, float) else str(value)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     escaped = ("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in lines)

@@ -1,19 +1,23 @@
-"""The command line: genrec-lite data list | fetch | show."""
+"""The command line: genrec-lite data list | fetch | show, train, evaluate, bench."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from genrec_lite.bench import BENCHMARKS, measure
 from genrec_lite.datasets import Interactions, InteractionsError, load
 from genrec_lite.datasets.catalogue import CATALOGUE, locate
 from genrec_lite.datasets.download import SOURCES, fetch
+from genrec_lite.notebook.record import RESULTS, write_record
+from genrec_lite.recipes import RECIPES, evaluate_run, run_recipe, summary_of
 
 __all__ = ["app"]
 
@@ -94,6 +98,123 @@ def _opened(name: str, text_ids: bool, column: list[str]) -> Interactions:
         columns[ours] = theirs
     read = Interactions.from_csv if path.suffix == ".csv" else Interactions.from_parquet
     return read(path, columns=columns, text_ids=text_ids)
+
+
+@app.command("train")
+def train_recipe(
+    recipe: Annotated[str | None, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder; with --seeds, of one sub-folder a seed. [runs/RECIPE]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed, or the first of --seeds.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=10, help="How many seeds to run.")] = 1,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write book/results/RECIPE.json.")
+    ] = False,
+) -> None:
+    """Train and test a recipe; an interrupted run goes on where it stopped."""
+    if show_list:
+        for name, one in RECIPES.items():
+            typer.echo(f"{name:<24} {one.data}, {one.protocol} protocol, {one.epochs} epochs")
+        return
+    with clean_errors():
+        if recipe is None:
+            raise ValueError(f"name one with --recipe: {', '.join(RECIPES)}")
+        folder = out or Path("runs", recipe)
+        alone = seeds == 1 and out is not None
+        folders = [folder if alone else folder / f"seed-{s}" for s in range(seed, seed + seeds)]
+        command = f"genrec-lite train --recipe {recipe}"
+        command += f" --seed {seed}" * (seed > 0) + f" --seeds {seeds}" * (seeds > 1)
+        try:
+            for number, run_folder in enumerate(folders, start=seed):
+                found = run_recipe(recipe, run_folder, seed=number)
+                hit_rate = f"hr@10 {found['hr@10']:.4f}"
+                typer.echo(f"seed {number}: {hit_rate}, {run_folder}", err=True)
+        except KeyboardInterrupt:
+            again = command + f" --out {out}" * (out is not None) + " --record" * record
+            typer.echo(f"interrupted; to go on from the last checkpoint: {again}", err=True)
+            raise typer.Exit(130) from None
+        summary = summary_of(folders)
+        _print_metrics(summary)
+        if record:
+            command += " --record"
+            typer.echo(write_record(recipe, summary, seed=seed, command=command, folder=RESULTS))
+
+
+@app.command("evaluate")
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder of `genrec-lite train`.")],
+) -> None:
+    """Measure the weights of a finished run on the test questions again."""
+    with clean_errors():
+        _print_metrics(evaluate_run(run_folder))
+
+
+@app.command("bench")
+def bench(
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(BENCHMARKS)}.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the benchmarks.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The last line of output is one JSON object.")
+    ] = False,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="How often each way is timed.", show_default=False)
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write book/results/bench-NAME.json.")
+    ] = False,
+) -> None:
+    """Time our way beside others', in turns, at equal results."""
+    if show_list:
+        for one in BENCHMARKS.values():
+            typer.echo(f"{one.name:<16} {one.about}")
+        return
+    with clean_errors():
+        if name not in BENCHMARKS:
+            raise ValueError(
+                f"no benchmark is called {name!r}: choose from {', '.join(BENCHMARKS)}"
+            )
+        found = measure(BENCHMARKS[name], repeats)
+        if record:
+            values = {
+                "ratio": found["ratio"],
+                **{f"ours {unit}": value for unit, value in found["ours"].items()},
+                **{
+                    f"{peer} {unit}": value
+                    for peer, cost in found["peers"].items()
+                    for unit, value in cost.items()
+                },
+                **found["setting"],
+                **{key: found["machine"][key] for key in ("threads", "load", "busy")},
+            }
+            command = f"genrec-lite bench {name} --record"
+            path = write_record(f"bench-{name}", values, seed=0, command=command, folder=RESULTS)
+            typer.echo(f"record: {path}")
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    machine = found["machine"]
+    typer.echo(", ".join(f"{key} {value}" for key, value in found["setting"].items()))
+    typer.echo(f"{'':<32}{'CPU s':>10}{'wall s':>10}{'CPU / ours':>12}")
+    for way, cost in {"ours": found["ours"], **found["peers"]}.items():
+        times = cost["cpu_s"] / found["ours"]["cpu_s"]
+        typer.echo(f"{way:<32}{cost['cpu_s']:>10.3f}{cost['wall_s']:>10.3f}{times:>12.2f}")
+    if machine["busy"]:
+        typer.echo(
+            f"the machine is busy (load {machine['load']}, {machine['cores']} cores): "
+            "repeat it when it is quiet"
+        )
+
+
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
+    """One line a number; with several seeds, the half-width of its 95% interval behind it."""
+    for key, value in metrics.items():
+        if isinstance(value, (int, float)) and not key.endswith(" interval"):
+            text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+            half = metrics.get(f"{key} interval")
+            typer.echo(f"{key:<24} {text}" + (f" ± {half:.4f}" if half is not None else ""))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ class JaggedTensor:
             [offsets[0], offsets[-1], (steps < 0).sum().to(torch.int64)]
         ).tolist()
         if first != 0:
-            raise ValueError(f"offsets[0] is {first}: the first row starts at 0")
+            raise ValueError(
+                f"offsets[0] is {first}, but the first row starts at 0 "
+                "(lengths given in place of offsets? use JaggedTensor.from_lengths)"
+            )
         if shrinks:
             row = int((steps < 0).nonzero()[0])
             raise ValueError(

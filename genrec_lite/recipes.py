@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -16,12 +20,45 @@ from genrec_lite.datasets import load
 from genrec_lite.datasets.batches import NextItemBatches
 from genrec_lite.datasets.splits import Queries, Sequences, Split, leave_last_out
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.metrics import hit_rate_at_k, mean_reciprocal_rank, ndcg_at_k
+from genrec_lite.jagged import JaggedTensor
+from genrec_lite.metrics import (
+    full_corpus_ranks,
+    hit_rate_at_k,
+    mean_reciprocal_rank,
+    ndcg_at_k,
+)
+from genrec_lite.retrieval.baselines import ItemKNN, Popularity
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.training import TrainingRun, fit
 
-__all__ = ["RECIPES", "Recipe", "build_model", "metrics_of", "ranks_of", "run_recipe", "train"]
+__all__ = [
+    "PROTOCOLS",
+    "RECIPES",
+    "Recipe",
+    "baselines_of",
+    "build_model",
+    "evaluate_run",
+    "half_interval",
+    "metrics_of",
+    "ranks_of",
+    "run_recipe",
+    "summary_of",
+    "train",
+]
+
+# Student's t at 97.5% by degrees of freedom: half the width of a 95% interval in standard errors.
+STUDENT_T = dict(
+    enumerate((12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262), start=1)
+)
+CURVE_POINTS = 30  # a record is read by people, too
+PROTOCOLS = {
+    "validated": "leave-last-out: each user's last item is the test, the one before it chooses the "
+    "epoch; ranked in the whole corpus without the items that the user has seen",
+    "published": "leave-last-out without validation: all but each user's last item is trained on, "
+    "the last epoch's weights are tested; ranked in the whole corpus without the last items seen "
+    "that the model looks at",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +96,21 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "movielens-small-sasrec": Recipe(
-        "movielens-small", window="any", epochs=100, batch_size=64, patience=10
+        "movielens-small",
+        num_negatives=128,
+        window="any",
+        epochs=40,
+        batch_size=32,
+        learning_rate=3e-3,
+        patience=8,
+    ),
+    "movielens-small-sasrec-full": Recipe(
+        "movielens-small",
+        window="any",
+        epochs=40,
+        batch_size=32,
+        learning_rate=3e-3,
+        patience=8,
     ),
     # The row "SASRec" of the public HSTU table, on data that has an order but no timestamps.
     "ml-1m-sasrec": Recipe(
@@ -137,10 +188,23 @@ def train(
 
 def ranks_of(recipe: Recipe, model: NextItemModel, queries: Queries) -> Tensor:
     """(Q,) ranks of the targets; what is left out of a ranking is the protocol's choice."""
-    seen = queries.history
-    if recipe.protocol == "published":
-        seen = seen.last(recipe.max_length)
-    return model.ranks(queries, exclude=seen)
+    return model.ranks(queries, exclude=_left_out(recipe, queries))
+
+
+def baselines_of(recipe: Recipe, split: Split) -> dict[str, float]:
+    """Test metrics of what needs no training, in the recipe's protocol: "popularity hr@10", ..."""
+    queries, left_out = split.test, _left_out(recipe, split.test)
+    baselines: dict[str, Callable[[JaggedTensor], Tensor]] = {
+        "popularity": Popularity().fit(split.train).scores,
+        "item-knn": ItemKNN().fit(split.train).scores,
+    }
+    found: dict[str, float] = {}
+    for name, scores in baselines.items():
+        ranks = full_corpus_ranks(
+            partial(_scores_of_rows, scores, queries.history), queries.targets, left_out
+        )
+        found |= {f"{name} {metric}": value for metric, value in metrics_of(ranks).items()}
+    return found
 
 
 def run_recipe(
@@ -150,9 +214,10 @@ def run_recipe(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Test metrics of a recipe; writes config.json, metrics.jsonl and weights.safetensors.
+    """Test metrics of a recipe and of the baselines, what it cost, and where it ended.
 
-    A run that was interrupted goes on from the folder's checkpoint.
+    Writes config.json, metrics.jsonl (a line an epoch), weights.safetensors and test.json. A run
+    that was interrupted goes on from the folder's checkpoint; a finished one is only measured.
 
     Args:
         name: one of `RECIPES`.
@@ -170,8 +235,8 @@ def run_recipe(
     config_file = folder / "config.json"
     if config_file.exists() and json.loads(config_file.read_text()) != config:
         raise ValueError(f"{config_file} holds another run: choose another folder, or remove it")
-    config_file.write_text(json.dumps(config, indent=2) + "\n")
     sequences = load(recipe.data).sequences()
+    _write(config_file, json.dumps(config, indent=2) + "\n")
     model, split, run = train(
         recipe,
         sequences,
@@ -179,14 +244,121 @@ def run_recipe(
         checkpoint=folder / "checkpoint.safetensors",
         progress=progress,
     )
-    metrics = metrics_of(ranks_of(recipe, model, split.test))
+    metrics = metrics_of(ranks_of(recipe, model, split.test)) | baselines_of(recipe, split)
+    metrics |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": len(run.epochs),
+        "best_epoch": run.best_epoch + 1,
+        "cpu_seconds": run.cpu_seconds,
+    }
     lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in run.epochs)
-    (folder / "metrics.jsonl").write_text(lines)
-    safetensors.torch.save_file(model.state_dict(), folder / "weights.safetensors")
-    metrics |= {"best_epoch": run.best_epoch + 1, "epochs": len(run.epochs)}
-    metrics |= {"cpu_seconds": run.cpu_seconds}
-    (folder / "test.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    _write(folder / "metrics.jsonl", lines)
+    _write(folder / "weights.safetensors", safetensors.torch.save(model.state_dict()))
+    _write(folder / "test.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def evaluate_run(folder: Path) -> dict[str, float]:
+    """Test metrics of a finished run's weights, measured anew.
+
+    Raises:
+        ValueError: if the folder holds no finished run, or not one of this package's.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        name, seed = config.pop("recipe"), config.pop("seed")
+        recipe = Recipe(**config)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} holds no run (no config.json): give a folder of `genrec-lite train`"
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} describes no run of this version ({error}): train again"
+        ) from error
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        raise ValueError(
+            f"{folder} holds an unfinished run (no {weights.name}); go on with "
+            f"`genrec-lite train --recipe {name} --seed {seed} --out {folder}`"
+        )
+    sequences = load(recipe.data).sequences()
+    split = leave_last_out(sequences, validation=recipe.protocol == "validated")
+    model = build_model(recipe, sequences.num_items, seed)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(weights))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{weights} does not fit {recipe.data} and config.json: {error}"
+        ) from error
+    return metrics_of(ranks_of(recipe, model, split.test))
+
+
+def summary_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """What finished runs of one recipe with different seeds measured, for a record or a table.
+
+    Args:
+        folders: at least one, at most ten.
+    Returns:
+        each number of `run_recipe`, the mean over the runs; where it differs between them also
+        "KEY by seed" and "KEY interval", half the width of the 95% interval of the mean; the
+        number of "seeds"; the "protocol"; and of the first run "curve epochs" and "curve hr@10",
+        measured on the "curve queries" (validation or test).
+    """
+    runs = [json.loads((folder / "test.json").read_text()) for folder in folders]
+    config = json.loads((folders[0] / "config.json").read_text())
+    found: dict[str, Any] = {}
+    for key, first in runs[0].items():
+        values = [run[key] for run in runs]
+        if values == [first] * len(values):
+            found[key] = first
+        else:
+            found[key] = sum(values) / len(values)
+            found[f"{key} by seed"] = values
+            found[f"{key} interval"] = half_interval(values)
+    found |= {"seeds": len(runs), "protocol": PROTOCOLS[config["protocol"]]}
+    found["curve queries"] = "validation" if config["protocol"] == "validated" else "test"
+    lines = (folders[0] / "metrics.jsonl").read_text().splitlines()
+    metric = f"{found['curve queries']} hr@10"
+    curve = [epoch for epoch in map(json.loads, lines) if metric in epoch["metrics"]]
+    stride = max(1, math.ceil(len(curve) / CURVE_POINTS))
+    curve = curve[::-1][::stride][::-1]  # the last one is always among them
+    found["curve epochs"] = [epoch["epoch"] + 1 for epoch in curve]
+    found["curve hr@10"] = [epoch["metrics"][metric] for epoch in curve]
+    return found
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the 95% interval of the mean, of Student's t with n - 1 degrees.
+
+    Raises:
+        ValueError: if there are fewer than two values, or more than ten.
+    """
+    if len(values) - 1 not in STUDENT_T:
+        raise ValueError(f"{len(values)} values: an interval is given for 2 to 10")
+    return STUDENT_T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _scores_of_rows(
+    scores: Callable[[JaggedTensor], Tensor], history: JaggedTensor, rows: slice
+) -> Tensor:
+    return scores(history[rows])
+
+
+def _left_out(recipe: Recipe, queries: Queries) -> JaggedTensor:
+    """The items that each query's ranking leaves out."""
+    published = recipe.protocol == "published"
+    return queries.history.last(recipe.max_length) if published else queries.history
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _evaluation(

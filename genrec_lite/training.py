@@ -6,7 +6,6 @@ ends in the same weights, bit for bit, on a CPU with the same number of threads.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -16,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from genrec_lite.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["EpochRecord", "TrainingRun", "fit", "seeded"]
 
@@ -45,6 +44,16 @@ class TrainingRun:
     best_epoch: int = -1
     best_value: float = -math.inf
     stopped_early: bool = False
+
+    @property
+    def finished(self) -> str:
+        """One line for a page or a log: epochs, steps, seconds, and the last epoch's loss."""
+        seconds = sum(e.wall_seconds for e in self.epochs)
+        loss = self.epochs[-1].loss if self.epochs else math.nan
+        return (
+            f"trained {len(self.epochs)} epochs, {self.steps} steps in {seconds:.0f} s, "
+            f"loss {loss:.2f}"
+        )
 
     @property
     def cpu_seconds(self) -> float:
@@ -94,172 +103,141 @@ def fit(
         patience: stop when that many epochs have passed since the best one.
         checkpoint: file to resume from and to write; removed by nobody.
         checkpoint_minutes: 0 writes after every step.
-        progress: show a bar with the loss and items per second.
+        progress: show a bar with the loss and items per second; on a page of the book
+            (GENREC_BOOK=1), where no bar can move, one line at the end.
     Raises:
         FloatingPointError: if the loss is not finite; names epoch and step.
         ValueError: if the checkpoint belongs to another model, optimizer or seed.
     """
-    run, start_step, best = TrainingRun(), 0, None
+    on_page = os.environ.get("GENREC_BOOK") == "1"
     path = Path(checkpoint) if checkpoint is not None else None
+    training = _Training(model, optimizer, seed, path, checkpoint_minutes)
     with seeded(seed):
-        epoch_total, epoch_count = 0.0, 0
         if path is not None and path.exists():
-            run, start_step, (epoch_total, epoch_count), best = _load(path, model, optimizer, seed)
-        saved_at = time.monotonic()
-        first_epoch = len(run.epochs)
-        for epoch in range(first_epoch, epochs):
+            training.resume(path)
+        run = training.run
+        for epoch in range(len(run.epochs), epochs):
             if run.stopped_early:
                 break
-            cpu, wall = time.process_time(), time.monotonic()
             todo = batches(epoch)
-            bar = tqdm(
+            with tqdm(
                 total=len(todo),
-                initial=start_step,
+                initial=training.step,
                 desc=f"epoch {epoch + 1}/{epochs}",
                 unit="step",
-                disable=not progress,
+                disable=on_page or not progress,
                 leave=False,
-            )
-            model.train()
-            items_here = 0
-            for step in range(start_step, len(todo)):
-                batch = todo[step]
-                optimizer.zero_grad(set_to_none=True)
-                value = loss(batch)
-                number = float(value.detach())
-                if not math.isfinite(number):
-                    raise FloatingPointError(
-                        f"the loss is {number} at epoch {epoch + 1}, step {step + 1}: "
-                        "lower the learning rate, or look for NaN in the batch"
-                    )
-                value.backward()
-                optimizer.step()
-                run.steps += 1
-                epoch_total += number * len(batch)
-                epoch_count += len(batch)
-                items_here += len(batch)
-                rate = items_here / (time.monotonic() - wall)
-                bar.set_postfix_str(f"loss {number:.3f}, {rate:,.0f} items/s", refresh=False)
-                bar.update()
-                if path is not None and time.monotonic() - saved_at >= 60 * checkpoint_minutes:
-                    state = (epoch_total, epoch_count)
-                    _save(path, model, optimizer, seed, run, step + 1, state, best)
-                    saved_at = time.monotonic()
-            bar.close()
-            start_step = 0
+            ) as bar:
+                training.finish_epoch(loss, todo, bar)
             model.eval()
-            metrics = evaluate(epoch) if evaluate is not None else {}
-            run.epochs.append(
-                EpochRecord(
-                    epoch,
-                    epoch_total / max(epoch_count, 1),
-                    metrics,
-                    time.process_time() - cpu,
-                    time.monotonic() - wall,
-                )
-            )
-            epoch_total, epoch_count = 0.0, 0
-            if select is None:
-                run.best_epoch = epoch
-            elif metrics.get(select, -math.inf) > run.best_value:
-                run.best_epoch, run.best_value = epoch, metrics[select]
-                best = {name: t.detach().clone() for name, t in model.state_dict().items()}
-            elif patience is not None and epoch - run.best_epoch >= patience:
-                run.stopped_early = True
-            if path is not None and time.monotonic() - saved_at >= 60 * checkpoint_minutes:
-                _save(path, model, optimizer, seed, run, 0, (0.0, 0), best)
-                saved_at = time.monotonic()
-        if path is not None:
-            _save(path, model, optimizer, seed, run, 0, (0.0, 0), best)
-    if best is not None:
-        model.load_state_dict(best)
+            training.close_epoch(evaluate(epoch) if evaluate is not None else {})
+            training.choose(select, patience)
+            training.save_when_due()
+        training.save()
+    if training.best is not None:
+        model.load_state_dict(training.best)
     model.eval()
+    if on_page and progress:
+        print(run.finished)
     return run
 
 
-# -- checkpoints: one safetensors file, replaced whole -----------------------------------------
+class _Training:
+    """A training between two steps: all that a checkpoint holds, and how to go on from there."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        path: Path | None,
+        minutes: float,
+    ) -> None:
+        self.model, self.optimizer, self.seed = model, optimizer, seed
+        self.path, self.minutes, self.saved_at = path, minutes, time.monotonic()
+        self.run = TrainingRun()
+        self.best: dict[str, Tensor] | None = None
+        self._open_epoch()
 
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    seed: int,
-    run: TrainingRun,
-    next_step: int,
-    epoch_sums: tuple[float, int],
-    best: dict[str, Tensor] | None,
-) -> None:
-    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
-    tensors |= {f"best.{name}": t for name, t in (best or {}).items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    scalars: dict[str, Any] = {}
-    state = optimizer.state_dict()
-    for index, slot in state["state"].items():
-        for name, value in slot.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                scalars[f"{index}.{name}"] = value
-    meta = {
-        "seed": seed,
-        "next_step": next_step,
-        "epoch_sums": epoch_sums,
-        "run": asdict(run),
-        "param_groups": state["param_groups"],
-        "scalars": scalars,
-        "optimizer": type(optimizer).__name__,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    try:
-        safetensors.torch.save_file(contiguous, part, metadata={"training": json.dumps(meta)})
-        with open(part, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(part, path)  # a kill at any moment leaves the old file or the new one, whole
-    finally:
-        part.unlink(missing_ok=True)
+    def _open_epoch(self) -> None:
+        self.step = 0  # the next one of the epoch under way
+        self.loss_sum, self.items = 0.0, 0
+        self.started = time.process_time(), time.monotonic()
 
+    def finish_epoch(
+        self, loss: Callable[[Any], Tensor], todo: Sequence[Sized], bar: tqdm[Any]
+    ) -> None:
+        """Takes the steps that are left of an epoch's batches."""
+        self.model.train()
+        items_before, began = self.items, time.monotonic()
+        while self.step < len(todo):
+            batch = todo[self.step]
+            self.optimizer.zero_grad(set_to_none=True)
+            value = loss(batch)
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"the loss is {number} at epoch {len(self.run.epochs) + 1}, "
+                    f"step {self.step + 1}: lower the learning rate, or look for NaN in the batch"
+                )
+            value.backward()
+            self.optimizer.step()
+            self.step += 1
+            self.run.steps += 1
+            self.loss_sum += number * len(batch)
+            self.items += len(batch)
+            rate = (self.items - items_before) / (time.monotonic() - began)
+            bar.set_postfix_str(f"loss {number:.3f}, {rate:,.0f} items/s", refresh=False)
+            bar.update()
+            self.save_when_due()
 
-def _load(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seed: int
-) -> tuple[TrainingRun, int, tuple[float, int], dict[str, Tensor] | None]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is no checkpoint of a training: move it away ({error})") from error
-    if meta["seed"] != seed or meta["optimizer"] != type(optimizer).__name__:
-        raise ValueError(
-            f"{path} was written with seed {meta['seed']} and {meta['optimizer']}, this run has "
-            f"seed {seed} and {type(optimizer).__name__}: use another file, or the same settings"
-        )
-    weights, best, slots = {}, {}, dict[int, dict[str, Any]]()
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "model":
-            weights[rest] = tensor
-        elif kind == "best":
-            best[rest] = tensor
-        elif kind == "optimizer":
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-    for name, value in meta["scalars"].items():
-        index, _, slot = name.partition(".")
-        slots.setdefault(int(index), {})[slot] = value
-    try:
-        model.load_state_dict(weights)
-        optimizer.load_state_dict({"state": slots, "param_groups": meta["param_groups"]})
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} belongs to another model or optimizer: {error}") from error
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    run = TrainingRun(**meta["run"])
-    run.epochs = [EpochRecord(**epoch) for epoch in meta["run"]["epochs"]]
-    total, count = meta["epoch_sums"]
-    return run, meta["next_step"], (total, count), best or None
+    def close_epoch(self, metrics: dict[str, float]) -> None:
+        """Writes the epoch's record, and starts counting the next one."""
+        cpu, wall = self._seconds()
+        mean = self.loss_sum / max(self.items, 1)
+        self.run.epochs.append(EpochRecord(len(self.run.epochs), mean, metrics, cpu, wall))
+        self._open_epoch()
+
+    def choose(self, select: str | None, patience: int | None) -> None:
+        """Keeps the last epoch's weights if they are the best, or stops if that was long ago."""
+        run, last = self.run, self.run.epochs[-1]
+        if select is None:
+            run.best_epoch = last.epoch
+        elif last.metrics.get(select, -math.inf) > run.best_value:
+            run.best_epoch, run.best_value = last.epoch, last.metrics[select]
+            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+        elif patience is not None and last.epoch - run.best_epoch >= patience:
+            run.stopped_early = True
+
+    def save_when_due(self) -> None:
+        """Writes the checkpoint if its minutes have passed since the last one."""
+        if time.monotonic() - self.saved_at >= 60 * self.minutes:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint, if there is a file for it."""
+        if self.path is not None:
+            course = {
+                "seed": self.seed,
+                "next_step": self.step,
+                "epoch_sums": (self.loss_sum, self.items),
+                "epoch_seconds": self._seconds(),
+                "run": asdict(self.run),
+            }
+            save_checkpoint(self.path, self.model, self.optimizer, self.best, course)
+            self.saved_at = time.monotonic()
+
+    def resume(self, path: Path) -> None:
+        """Goes back to where the checkpoint was written."""
+        course, self.best = load_checkpoint(path, self.model, self.optimizer, self.seed)
+        self.run = TrainingRun(**course["run"])
+        self.run.epochs = [EpochRecord(**epoch) for epoch in course["run"]["epochs"]]
+        self.step = course["next_step"]
+        self.loss_sum, self.items = course["epoch_sums"]
+        cpu, wall = course.get("epoch_seconds", (0.0, 0.0))
+        self.started = time.process_time() - cpu, time.monotonic() - wall
+
+    def _seconds(self) -> tuple[float, float]:
+        """CPU and wall seconds of the epoch under way, those before a resume counted in."""
+        cpu, wall = self.started
+        return time.process_time() - cpu, time.monotonic() - wall

@@ -144,7 +144,7 @@ class PackageListing(SphinxDirective):
         sections: list[nodes.Node] = []
         for module in read_package(Path(spec.submodule_search_locations[0])):
             section = nodes.section(ids=[nodes.make_id(module.name)], names=[module.name])
-            section += nodes.title("", "", nodes.literal("", module.name))
+            section += nodes.title("", "", nodes.literal("", module.name.removeprefix(f"{name}.")))
             section += nodes.paragraph("", "", *_prose(module.summary))
             section += _definitions(module.entries)
             sections.append(section)

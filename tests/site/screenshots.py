@@ -31,7 +31,8 @@ def main() -> int:
     with served(site_folder()) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         for look, settings in LOOKS.items():
-            context = browser.new_context(**settings)
+            # A sidebar that slides would be caught half-way.
+            context = browser.new_context(reduced_motion="reduce", **settings)
             for page_name in wanted:
                 page = context.new_page()
                 page.goto(f"{address}/{page_name}.html")

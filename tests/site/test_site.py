@@ -29,6 +29,11 @@ pytestmark = [
 
 MISSING_IMAGES = "images => images.filter(i => !i.naturalWidth).map(i => i.src)"
 PRESS = "buttons => buttons.forEach(b => b.click())"
+# What lies beyond the edge, scrolling regions aside: a browser may scroll the page to show it.
+STICKING_OUT = """(all, width) => all
+  .filter(e => e.getBoundingClientRect().right > width + 1 && e.getBoundingClientRect().width)
+  .filter(e => !e.closest("pre, mjx-container, .pst-scrollable-table-container, .text_html"))
+  .map(e => e.outerHTML.slice(0, 90))"""
 TOO_WIDE = "graphs => graphs.map(g => g._fullLayout.width).filter(w => w > innerWidth)"
 
 
@@ -114,6 +119,7 @@ def test_a_page_is_whole_self_contained_and_accessible_in_every_look(visit, name
     page = one.open(name)
     assert len(page.locator("article.bd-article").inner_text().split()) > 20
     assert page.locator("article img").evaluate_all(MISSING_IMAGES) == []
+    assert page.locator("body *:visible").evaluate_all(STICKING_OUT, DESKTOP["width"]) == []
     # Folded answers belong to the page.
     page.locator(".admonition.toggle-hidden .toggle-button").evaluate_all(PRESS)
     assert page.locator(".admonition.toggle-hidden").count() == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,45 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     assert file.read_bytes() == before and os.listdir(tmp_path) == [file.name]
 
 
+def test_a_page_of_the_book_gets_one_line_instead_of_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("GENREC_BOOK", "1")
+    model, optimizer = regression()
+    options = {"epochs": 2, "progress": True}
+    fit(model, squared_error(model), batches, optimizer, **options)
+    shown = capsys.readouterr()
+    assert re.fullmatch(r"trained 2 epochs, 10 steps in \d+ s, loss \d+\.\d\d\n", shown.out)
+    assert shown.err == ""
+    run(epochs=2)  # progress=False
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.delenv("GENREC_BOOK")
+    fit(model, squared_error(model), batches, optimizer, **options)
+    shown = capsys.readouterr()
+    assert shown.out == "" and "epoch 2/2" in shown.err
+
+
+def test_the_seconds_of_an_epoch_count_those_before_the_resume(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.safetensors"
+    now = [0.0]
+    monkeypatch.setattr("genrec_lite.training.time.process_time", lambda: now[0])
+
+    def interrupted(left):
+        def loss(rows):
+            now[0] += 1
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return squared_error(model)(rows)
+
+        model, optimizer = regression()
+        return fit(model, loss, batches, optimizer, epochs=1, checkpoint=file,
+                   checkpoint_minutes=0, progress=False)  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted([3])
+    now[0] = 1000.0  # another process: its clock starts elsewhere
+    assert interrupted([9]).cpu_seconds == 5  # one for each of the five batches
+
+
 VICTIM = """
 import sys, time
 sys.path.insert(0, {here!r})
@@ -154,14 +194,17 @@ def test_a_run_killed_at_random_steps_ends_bit_equal_to_one_left_alone(tmp_path)
             file=str(tmp_path / f"{name}.checkpoint"),
             out=str(tmp_path / f"{name}.weights"),
         )
-        return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MKL_CBWR": "AUTO"})
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, "MKL_CBWR": "AUTO"}
+        )
 
     def steps() -> int:
         file = tmp_path / "killed.checkpoint"
         if not file.exists():
             return 0
-        with safetensors.safe_open(file, "pt") as opened:
-            return json.loads(opened.metadata()["training"])["run"]["steps"]
+        content = file.read_bytes()  # of one version, though the victim may be replacing it
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return json.loads(header["__metadata__"]["training"])["run"]["steps"]
 
     assert start("whole").wait() == 0
     places = torch.randint(1, 50, (5,), generator=torch.Generator().manual_seed(int(time.time())))

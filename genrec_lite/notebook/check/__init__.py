@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Case", "exercise"]
+__all__ = ["Case", "exercise", "later"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ def exercise(cases: Callable[[Any], Iterable[Case]]) -> Callable[[Any], bool]:
         return problem is None
 
     return check
+
+
+def later(answer: Any, *arguments: Any) -> Callable[[], Any]:
+    """`answer(*arguments)`, called only when asked, so that whatever it raises is reported."""
+    return lambda: answer(*arguments)
 
 
 def _first_problem(cases: Callable[[Any], Iterable[Case]], answer: Any) -> str | None:

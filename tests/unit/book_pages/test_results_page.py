@@ -36,7 +36,8 @@ def book(tmp_path, monkeypatch):
     )
     output = nbformat.v4.new_output("display_data", data={MIME: {"hr_10": 0.08123}})
     cell = nbformat.v4.new_code_cell("record(...)", outputs=[output])
-    notebook = nbformat.v4.new_notebook(cells=[cell])
+    heading = nbformat.v4.new_markdown_cell("(label)=\n# A baseline to beat\n\nText.")
+    notebook = nbformat.v4.new_notebook(cells=[heading, cell])
     nbformat.write(notebook, executed / "02_sequential_baseline.ipynb")
     monkeypatch.setattr(results_page, "RESULTS", results)
 
@@ -53,6 +54,7 @@ def test_the_page_shows_each_claim_with_our_number_and_the_run_behind_it(book):
     executed, page = book(CLAIM, LIVE)
     write(executed, page)
     text = page.read_text(encoding="utf-8")
+    assert "## A baseline to beat\n" in text
     assert "| 0.2853 | 0.2861 | one seed | [ml-1m_sasrec](result-ml-1m-sasrec) |" in text
     assert "| – | 0.08123 | one seed | {doc}`/chapters/02_sequential_baseline` |" in text
     assert "SASRec, HR@10 \\| ML-1M, the official README {cite}`zhai2024actions`" in text

@@ -16,7 +16,7 @@ def test_row_lengths_rejects_offsets_without_the_first(capsys):
     assert interactions.row_lengths(lambda offsets: offsets[1:]) is False
     said = capsys.readouterr().out
     assert "gave [3, 10, 10, 11]; expected [3, 7, 0, 1]" in said
-    assert said.startswith("✗ row_lengths(torch.tensor([0, 3, 10, 10, 11]))")
+    assert said.startswith("✗ row_lengths(tensor([0, 3, 10, 10, 11]))")
 
 
 def test_causal_mask_accepts_the_lower_triangle():

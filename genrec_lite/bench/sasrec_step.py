@@ -1,0 +1,164 @@
+"""One training step of SASRec: ours beside the textbook's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec_lite.bench.textbook import TextbookSASRec, movielens_1m_like
+from genrec_lite.bench.timing import Benchmark, Comparison
+from genrec_lite.datasets import Sequences, leave_last_out
+from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
+from genrec_lite.encoders.sasrec import SASRec
+from genrec_lite.losses import uniform_negatives
+from genrec_lite.retrieval.next_item import NextItemModel
+from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.training import seeded
+
+__all__ = ["BENCHMARK", "compare"]
+
+TOLERANCE = 1e-5  # relative, of the loss and of each parameter's gradient
+
+
+class _TextbookStep:
+    """The loss of a padded batch, as commonly written: gather the negatives, then normalise."""
+
+    def __init__(self, ours: NextItemModel, batch: NextItemBatch) -> None:
+        self.encoder = TextbookSASRec(ours.encoder)
+        self.temperature = ours.similarity.temperature
+        length = self.encoder.max_length
+        self.items = batch.inputs.to_padded(length=length)  # (B, L)
+        self.targets = batch.inputs.with_values(batch.targets).to_padded(length=length)  # (B, L)
+        events = batch.inputs.with_values(torch.ones(len(batch)))
+        self.weights = events.to_padded(length=length)  # (B, L) 1, or 0 for the air behind a row
+
+    def loss(self, negatives: Tensor) -> Tensor:
+        """Mean cross-entropy of the targets against the negatives.
+
+        Args:
+            negatives: (B, L, R), for the air, too, whose losses get weight 0; or (T, R), for
+                events only, which is picked between encoder and loss.
+        """
+        table, targets, weights = self.encoder.item_embedding, self.targets, self.weights
+        queries = self.encoder(self.items)  # (B, L, d)
+        if negatives.ndim == 2:
+            events = weights.bool()
+            queries, targets, weights = queries[events], targets[events], weights[events]
+        queries = F.normalize(queries, dim=-1, eps=1e-6)
+        own = F.normalize(table(targets), dim=-1, eps=1e-6)  # (B, L, d)
+        sampled = F.normalize(table(negatives), dim=-1, eps=1e-6)  # (B, L, R, d)
+        positive = (queries * own).sum(-1, keepdim=True)  # (B, L, 1)
+        negative = (sampled @ queries[..., None]).squeeze(-1)  # (B, L, R)
+        negative = negative.masked_fill(negatives == targets[..., None], float("-inf"))
+        logits = torch.cat([positive, negative], -1) / self.temperature
+        losses = -logits.log_softmax(-1)[..., 0]  # (B, L)
+        return (losses * weights).sum() / weights.sum()
+
+
+def compare(
+    sequences: Sequences,
+    data: str,
+    *,
+    batch_size: int = 128,
+    num_negatives: int = 128,
+    max_length: int = 200,
+    dim: int = 50,
+) -> Comparison:
+    """The steps (forward, loss, backward, AdamW), after loss and gradients were found equal.
+
+    Args:
+        sequences: all users' items.
+        data: what they are, for the output.
+        batch_size: users.
+        num_negatives: a position.
+        max_length: events a user, and what the textbook pads to.
+        dim: d, of the embeddings.
+    Raises:
+        AssertionError: if loss or a gradient differs by more than `TOLERANCE`.
+    """
+    train = leave_last_out(sequences, validation=False).train
+    batch = NextItemBatches(train, batch_size=batch_size, max_length=max_length)(0)[0]
+    num_items = train.num_items
+    encoder = SASRec(num_items, dim=dim, num_blocks=2, max_length=max_length, dropout=0.2)
+    ours = NextItemModel(encoder, DotProduct(0.05), num_negatives=num_negatives)
+    textbook = _TextbookStep(ours, batch)
+    difference = _difference(ours, textbook, batch)
+    our_optimizer = torch.optim.AdamW(ours.parameters(), betas=(0.9, 0.98), weight_decay=0)
+    peer_optimizer = torch.optim.AdamW(
+        textbook.encoder.parameters(), betas=(0.9, 0.98), weight_decay=0
+    )
+
+    def our_step() -> None:
+        our_optimizer.zero_grad(set_to_none=True)
+        ours.loss(batch).backward()
+        our_optimizer.step()
+
+    def textbook_step(*positions: int) -> None:
+        peer_optimizer.zero_grad(set_to_none=True)
+        textbook.loss(torch.randint(num_items, (*positions, num_negatives))).backward()
+        peer_optimizer.step()
+
+    ours.train()
+    textbook.encoder.train()
+    setting = {
+        "data": data,
+        "users": len(batch.inputs),
+        "events": len(batch),
+        "padded_to": max_length,
+        "items": num_items,
+        "negatives": num_negatives,
+        "dim": dim,
+        **difference,
+    }
+    peers = {
+        "textbook": partial(textbook_step, *textbook.items.shape),
+        "textbook, loss of events only": partial(textbook_step, len(batch)),
+    }
+    return Comparison(our_step, peers, setting)
+
+
+def _difference(
+    ours: NextItemModel, textbook: _TextbookStep, batch: NextItemBatch
+) -> dict[str, float]:
+    """The relative differences of loss and gradients without dropout, with the same negatives."""
+    ours.eval()
+    textbook.encoder.eval()
+    with seeded(0):
+        our_loss = ours.loss(batch)
+    our_loss.backward()
+    with seeded(0):  # the negatives that our model has drawn
+        drawn = uniform_negatives(len(batch), ours.num_negatives or 0, len(ours.items()))
+    padded = batch.inputs.with_values(drawn).to_padded(length=textbook.encoder.max_length)
+    largest = {"loss_difference": 0.0, "gradient_difference": 0.0}
+    for negatives in (padded, drawn):
+        textbook.encoder.zero_grad()
+        loss = textbook.loss(negatives)
+        loss.backward()
+        gradients = textbook.encoder.gradients()
+        found = {"the loss": _relative(our_loss.detach(), loss.detach())}
+        for name, parameter in ours.encoder.named_parameters():
+            found[name] = _relative(parameter.grad, gradients.get(name))
+        wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
+        if wrong:
+            raise AssertionError(f"relative differences to the textbook above {TOLERANCE}: {wrong}")
+        largest["loss_difference"] = max(largest["loss_difference"], found.pop("the loss"))
+        largest["gradient_difference"] = max(largest["gradient_difference"], *found.values())
+    return largest
+
+
+def _relative(a: Tensor | None, b: Tensor | None) -> float:
+    """||a - b|| / ||b||."""
+    if a is None or b is None:
+        raise AssertionError("a parameter has no gradient")
+    return float((a - b).norm() / b.norm())
+
+
+BENCHMARK = Benchmark(
+    "sasrec-step",
+    "a training step of SASRec, 128 users of MovieLens 1M, 128 sampled negatives a position",
+    lambda: compare(*movielens_1m_like()),
+    repeats=5,
+)

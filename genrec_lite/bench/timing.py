@@ -1,0 +1,112 @@
+"""Two ways to one result, timed in turns, with what the machine was doing meanwhile."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from genrec_lite.notebook.record import describe_machine
+
+__all__ = ["Benchmark", "Comparison", "measure"]
+
+# The load average counts what waits for a moment, too: half a core is no neighbour.
+LOAD_TOLERANCE = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Our way and others' ways to the same result, ready to be called again and again.
+
+    Args:
+        ours: what is timed.
+        peers: the same for others' ways by name; the first is what `ratio` compares with.
+        setting: sizes, data, and how equal the results were found to be.
+    """
+
+    ours: Callable[[], object]
+    peers: Mapping[str, Callable[[], object]]
+    setting: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A named comparison.
+
+    Args:
+        name: what `genrec-lite bench` takes.
+        about: one line for a list.
+        prepare: makes the data and both ways, and raises unless they give equal results.
+        repeats: how often each is timed unless told otherwise.
+    """
+
+    name: str
+    about: str
+    prepare: Callable[[], Comparison]
+    repeats: int
+
+
+def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
+    """What each way cost, as JSON: bench, ratio, unit, ours, peers, setting, machine.
+
+    One thread does the work, so that CPU seconds hold no waiting of one thread for another, and
+    the ways take turns, so that a neighbour's work slows all of them.
+
+    Args:
+        benchmark: prepared here, which also warms both ways up.
+        repeats: how often each way is timed, at least 1.
+    """
+    with _one_thread():
+        machine = _describe_machine()
+        comparison = benchmark.prepare()
+        ways = {"ours": comparison.ours, **comparison.peers}
+        cpu: dict[str, list[float]] = {name: [] for name in ways}
+        wall: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(benchmark.repeats if repeats is None else repeats):
+            for name, way in ways.items():
+                cpu_start, wall_start = time.process_time(), time.perf_counter()
+                way()
+                cpu[name].append(time.process_time() - cpu_start)
+                wall[name].append(time.perf_counter() - wall_start)
+    median = {name: statistics.median(seconds) for name, seconds in cpu.items()}
+    costs = {
+        name: {
+            "cpu_s": median[name],
+            "wall_s": statistics.median(wall[name]),
+            "cpu_s_all": [round(seconds, 4) for seconds in cpu[name]],
+        }
+        for name in ways
+    }
+    return {
+        "bench": benchmark.name,
+        "ratio": median[next(iter(comparison.peers))] / median["ours"],
+        "unit": "cpu_s",
+        "ours": costs["ours"],
+        "peers": {name: costs[name] for name in comparison.peers},
+        "setting": dict(comparison.setting),
+        "machine": machine,
+    }
+
+
+def _describe_machine() -> dict[str, Any]:
+    """The machine, and whether others are at work on it: is the load above the free cores?"""
+    machine, threads = describe_machine(), torch.get_num_threads()
+    load = os.getloadavg()[0]  # of the last minute, so mostly before our own work
+    busy = load > machine["cores"] - threads + LOAD_TOLERANCE
+    return {**machine, "threads": threads, "load": round(load, 2), "busy": busy}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
