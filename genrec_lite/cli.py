@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec_lite.bench import BENCHMARKS, measure
+from genrec_lite.bench import BENCHMARKS, measure, record_values
 from genrec_lite.datasets import Interactions, InteractionsError, load
 from genrec_lite.datasets.catalogue import CATALOGUE, locate
 from genrec_lite.datasets.download import SOURCES, fetch
@@ -37,7 +37,7 @@ def clean_errors() -> Iterator[None]:
     """Prints an error of the user's input or surroundings as one line on stderr; exit code 1."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -106,7 +106,10 @@ def train_recipe(
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder; with --seeds, of one sub-folder a seed. [runs/RECIPE]"),
+        typer.Option(
+            help="Run folder, or with --seeds the folder of run folders seed-0, seed-1, ...; "
+            "runs/RECIPE/seed-SEED unless given."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed, or the first of --seeds.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=10, help="How many seeds to run.")] = 1,
@@ -134,7 +137,10 @@ def train_recipe(
                 typer.echo(f"seed {number}: {hit_rate}, {run_folder}", err=True)
         except KeyboardInterrupt:
             again = command + f" --out {out}" * (out is not None) + " --record" * record
-            typer.echo(f"interrupted; to go on from the last checkpoint: {again}", err=True)
+            typer.echo(
+                f"interrupted; to go on from the last of the five-minute checkpoints: {again}",
+                err=True,
+            )
             raise typer.Exit(130) from None
         summary = summary_of(folders)
         _print_metrics(summary)
@@ -178,25 +184,16 @@ def bench(
             )
         found = measure(BENCHMARKS[name], repeats)
         if record:
-            values = {
-                "ratio": found["ratio"],
-                **{f"ours {unit}": value for unit, value in found["ours"].items()},
-                **{
-                    f"{peer} {unit}": value
-                    for peer, cost in found["peers"].items()
-                    for unit, value in cost.items()
-                },
-                **found["setting"],
-                **{key: found["machine"][key] for key in ("threads", "load", "busy")},
-            }
-            command = f"genrec-lite bench {name} --record"
-            path = write_record(f"bench-{name}", values, seed=0, command=command, folder=RESULTS)
-            typer.echo(f"record: {path}")
+            values, command = record_values(found), f"genrec-lite bench {name} --record"
+            typer.echo(
+                write_record(f"bench-{name}", values, seed=0, command=command, folder=RESULTS)
+            )
     if as_json:
         typer.echo(json.dumps(found))
         return
     machine = found["machine"]
-    typer.echo(", ".join(f"{key} {value}" for key, value in found["setting"].items()))
+    for key, value in found["setting"].items():
+        typer.echo(f"{key:<24} {f'{value:.2g}' if 'difference' in key else value}")
     typer.echo(f"{'':<32}{'CPU s':>10}{'wall s':>10}{'CPU / ours':>12}")
     for way, cost in {"ours": found["ours"], **found["peers"]}.items():
         times = cost["cpu_s"] / found["ours"]["cpu_s"]

@@ -159,7 +159,9 @@ class JaggedTensor:
         if isinstance(row, slice):
             rows = range(len(self))[row]
             if rows.step != 1:
-                return self.select(torch.tensor(rows, dtype=torch.int64, device=self.offsets.device))
+                return self.select(
+                    torch.tensor(rows, dtype=torch.int64, device=self.offsets.device)
+                )
             offsets = self.offsets[rows.start : max(rows.start, rows.stop) + 1]
             first = offsets[0]
             return JaggedTensor(self.values[first : offsets[-1]], offsets - first)

@@ -33,7 +33,7 @@ def full_softmax_loss(
         targets: (T,) int64 in [0, N), the item that came next.
         temperature: divides the dot products; 0.05 in the public HSTU and SASRec runs.
     Returns:
-        scalar, natural logarithm; log(N) for a model that knows nothing.
+        scalar, natural logarithm; log(N) where all scores are equal.
     Raises:
         ValueError: if there is no position, or a target is not in the table.
     """
@@ -57,7 +57,7 @@ def sampled_softmax_loss(
         queries, items, targets, temperature: as in `full_softmax_loss`.
         negatives: (T, R) int64 item indices, for instance of `uniform_negatives`.
     Returns:
-        scalar, natural logarithm; log(1 + R) for a model that knows nothing.
+        scalar, natural logarithm; log(1 + R) where all scores are equal.
     Raises:
         ValueError: if there is no position, or a target or a negative is not in the table.
     """
@@ -183,7 +183,9 @@ def _check(queries: Tensor, items: Tensor, targets: Tensor) -> None:
             "expected (T, d) and (N, d) with the same d"
         )
     if targets.shape != (len(queries),):
-        raise ValueError(f"targets {tuple(targets.shape)} for {len(queries)} queries: expected (T,)")
+        raise ValueError(
+            f"targets {tuple(targets.shape)} for {len(queries)} queries: expected (T,)"
+        )
     _check_range("target", targets, len(items))
 
 

@@ -158,7 +158,7 @@ def _relative(a: Tensor | None, b: Tensor | None) -> float:
 
 BENCHMARK = Benchmark(
     "sasrec-step",
-    "a training step of SASRec, 128 users of MovieLens 1M, 128 sampled negatives a position",
+    "MovieLens 1M: a training step of SASRec, 128 users, 128 sampled negatives a position",
     lambda: compare(*movielens_1m_like()),
     repeats=5,
 )

@@ -14,7 +14,7 @@ import torch
 
 from genrec_lite.notebook.record import describe_machine
 
-__all__ = ["Benchmark", "Comparison", "measure"]
+__all__ = ["Benchmark", "Comparison", "measure", "record_values"]
 
 # The load average counts what waits for a moment, too: half a core is no neighbour.
 LOAD_TOLERANCE = 0.5
@@ -91,6 +91,18 @@ def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
         "peers": {name: costs[name] for name in comparison.peers},
         "setting": dict(comparison.setting),
         "machine": machine,
+    }
+
+
+def record_values(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What `measure` gave as one flat dict: "ratio", "ours cpu_s", "textbook cpu_s", ..."""
+    ways = {"ours": measured["ours"], **measured["peers"]}
+    machine = measured["machine"]
+    return {
+        "ratio": measured["ratio"],
+        **{f"{way} {key}": value for way, cost in ways.items() for key, value in cost.items()},
+        **measured["setting"],
+        **{key: machine[key] for key in ("threads", "load", "busy")},
     }
 
 

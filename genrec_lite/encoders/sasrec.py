@@ -119,7 +119,9 @@ class SASRec(nn.Module):
             inside = torch.arange(x.shape[1], device=x.device) < rows.lengths[:, None]  # (b, L)
             found.append(x.flatten(0, 1).index_select(0, inside.flatten().nonzero().squeeze(1)))
             places.append(items.offsets[bucket].repeat_interleave(rows.lengths) + rows.positions())
-        out = self.item_embedding.weight.new_zeros(len(items.values), self.position_embedding.embedding_dim)
+        out = self.item_embedding.weight.new_zeros(
+            len(items.values), self.position_embedding.embedding_dim
+        )
         if found:
             out = out.index_copy(0, torch.cat(places), torch.cat(found))
         return items.with_values(out)
@@ -138,7 +140,9 @@ class SASRec(nn.Module):
                 f"history {int(empty[0])} is empty: recommend popular items to a new user"
             )
         items = self._checked(items)
-        out = self.item_embedding.weight.new_zeros(len(items), self.position_embedding.embedding_dim)
+        out = self.item_embedding.weight.new_zeros(
+            len(items), self.position_embedding.embedding_dim
+        )
         for bucket in length_buckets(items.lengths):
             rows = items.select(bucket)
             x = self._embed(rows)

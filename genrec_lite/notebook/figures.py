@@ -28,12 +28,19 @@ def in_book() -> bool:
 
 
 def use_book_theme() -> None:
-    """Make the book's colours and renderer the defaults of every plotly figure in this kernel."""
+    """Make the book's looks the defaults of every plotly figure and polars table in this kernel."""
     import plotly.graph_objects as go
     import plotly.io as pio
+    import polars as pl
 
     from genrec_lite.notebook.renderer import BookRenderer
 
+    pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        float_precision=4,
+        fmt_table_cell_list_len=12,
+    )
     axis = dict(
         gridcolor=GRID,
         linecolor=GRID,

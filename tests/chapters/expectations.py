@@ -4,7 +4,6 @@ One function a chapter, called with its records {name: value}; EXPECTATIONS maps
 """
 
 from collections.abc import Callable
-from math import log
 from typing import Any
 
 Records = dict[str, Any]
@@ -35,8 +34,8 @@ def interactions(found: Records) -> None:
 def sequential_baseline(found: Records) -> None:
     # No model that ignores order can beat the coin toss on the walkers.
     assert found["walk_knn"] < 0.65 and found["walk_sasrec"] > 0.85
-    # One epoch on MovieLens: better than knowing nothing, and than chance (0.001) many times over.
-    assert found["final_loss"] < log(129) - 0.4
+    # One epoch on MovieLens: it has learned, and finds more than chance (0.001) many times over.
+    assert found["final_loss"] < found["untrained_loss"] - 1.5
     assert found["sasrec"] > 0.015
     # The full softmax grows with the catalogue, the sampled one does not.
     assert found["cost_ratio_large"] > 1.5 * found["cost_ratio_small"]

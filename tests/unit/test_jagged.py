@@ -72,10 +72,7 @@ def test_last_values_are_the_ends_of_rows(rows):
 @given(st.lists(st.integers(-2, 5), max_size=6), st.integers(0, 8))
 def test_wrong_offsets_are_refused_and_right_ones_are_not(offsets, total):
     right = (
-        bool(offsets)
-        and offsets[0] == 0
-        and offsets[-1] == total
-        and offsets == sorted(offsets)
+        bool(offsets) and offsets[0] == 0 and offsets[-1] == total and offsets == sorted(offsets)
     )
     values = torch.arange(total)
     if right:
@@ -126,9 +123,7 @@ def test_a_jagged_tensor_cannot_be_changed():
 @given(st.lists(st.integers(0, 50), max_size=20))
 def test_buckets_hold_every_filled_row_once_and_waste_little(lengths):
     buckets = length_buckets(torch.tensor(lengths, dtype=torch.int64))
-    assert sorted(i for b in buckets for i in b.tolist()) == [
-        i for i, n in enumerate(lengths) if n
-    ]
+    assert sorted(i for b in buckets for i in b.tolist()) == [i for i, n in enumerate(lengths) if n]
     for bucket in buckets:
         inside = [lengths[i] for i in bucket.tolist()]
         assert min(inside) >= FILL * max(inside)

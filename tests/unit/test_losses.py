@@ -67,9 +67,7 @@ def test_sampled_softmax_equals_the_loop(
     monkeypatch.setattr(losses, "CHUNK", chunk)
     monkeypatch.setattr(losses, "GATHER_FROM", gather_from)
     q, w, targets, negatives = problem(positions, items, dtype=dtype)
-    ours = gradients(
-        lambda: sampled_softmax_loss(q, w, targets, negatives, temperature=0.1), q, w
-    )
+    ours = gradients(lambda: sampled_softmax_loss(q, w, targets, negatives, temperature=0.1), q, w)
     reference = gradients(
         lambda: textbook_sampled(q.double(), w.double(), targets, negatives, 0.1), q, w
     )

@@ -40,9 +40,7 @@ def rankings(draw):
 @given(rankings())
 def test_ranks_equal_a_stable_sort_with_ties_and_excluded_items(case):
     rows, targets, seen = case
-    expected = [
-        rank_by_sorting(s, t, set(x)) for s, t, x in zip(rows, targets, seen, strict=True)
-    ]
+    expected = [rank_by_sorting(s, t, set(x)) for s, t, x in zip(rows, targets, seen, strict=True)]
     exclude = JaggedTensor.from_lists(seen, dtype=torch.int64)
     assert target_ranks(torch.tensor(rows), torch.tensor(targets), exclude).tolist() == expected
 

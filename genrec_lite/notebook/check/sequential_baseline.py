@@ -31,9 +31,7 @@ def next_item_pairs(answer: Callable[..., Any]) -> Iterator[Case]:
         ([[3, 1, 4]], [(3, 1), (1, 4)], "Each event but the last asks for the one after it"),
         ([[1, 2], [5], [], [7, 8]], [(1, 2), (7, 8)], "No pair crosses from one user to the next"),
     ]:
-        yield Case(
-            f"next_item_pairs({rows})", lambda rows=rows: list(answer(rows)), expected, hint=hint  # type: ignore[misc]
-        )
+        yield Case(f"next_item_pairs({rows})", later(answer, rows), expected, hint=hint)
 
 
 @exercise

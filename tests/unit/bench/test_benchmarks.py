@@ -1,0 +1,136 @@
+"""The benchmarks: equal results before any timing, and one JSON object out. Nothing is timed."""
+
+import json
+
+import polars as pl
+import pytest
+import torch
+
+from genrec_lite.bench import BENCHMARKS, full_rank, measure, record_values, sasrec_step, textbook
+from genrec_lite.bench.timing import Benchmark, Comparison
+from genrec_lite.datasets import InteractionsError, Sequences, load
+from genrec_lite.jagged import JaggedTensor
+from genrec_lite.notebook.record import load_record, write_record
+
+
+@pytest.fixture
+def sequences() -> Sequences:
+    """Thirty users over fifty items, without repeats, some longer than the tests' windows."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 25, (30,), generator=generator).tolist()
+    rows = [torch.randperm(50, generator=generator)[:length] for length in lengths]
+    items = JaggedTensor.from_lists(rows)
+    return Sequences(items, None, None, pl.Series(range(30)), pl.Series(range(50)))
+
+
+def small_step(sequences: Sequences) -> Comparison:
+    return sasrec_step.compare(
+        sequences, "toy", batch_size=8, num_negatives=6, max_length=12, dim=8
+    )
+
+
+def test_the_steps_agree_in_loss_and_gradients_and_both_can_be_taken(sequences):
+    comparison = small_step(sequences)
+    assert comparison.setting["loss_difference"] <= 1e-5
+    assert 0 < comparison.setting["gradient_difference"] <= 1e-5
+    comparison.ours()
+    assert list(comparison.peers) == ["textbook", "textbook, loss of events only"]
+    for step in comparison.peers.values():
+        step()
+
+
+def test_a_textbook_with_another_loss_is_not_timed(sequences, monkeypatch):
+    right = sasrec_step._TextbookStep.loss
+    monkeypatch.setattr(sasrec_step._TextbookStep, "loss", lambda *a: right(*a) * 1.001)
+    with pytest.raises(AssertionError, match="relative differences .* 1e-05.*the loss"):
+        small_step(sequences)
+
+
+def test_a_textbook_with_another_gradient_is_not_timed(sequences, monkeypatch):
+    right = textbook.TextbookSASRec.gradients
+
+    def one_wrong(model):
+        found = right(model)
+        return found | {"blocks.1.query.bias": found["blocks.1.query.bias"] * 1.001}
+
+    monkeypatch.setattr(textbook.TextbookSASRec, "gradients", one_wrong)
+    with pytest.raises(AssertionError, match="blocks.1.query.bias"):
+        small_step(sequences)
+
+
+def test_the_evaluations_agree_in_every_rank(sequences):
+    comparison = full_rank.compare(sequences, "toy", max_length=12, dim=8)
+    assert comparison.setting["equal_ranks"] == 1
+    assert torch.equal(comparison.ours(), comparison.peers["textbook"]())
+
+
+def test_an_evaluation_with_other_ranks_is_not_timed(sequences, monkeypatch):
+    right = full_rank.textbook_ranks
+    monkeypatch.setattr(full_rank, "textbook_ranks", lambda *a: right(*a) + 1)
+    with pytest.raises(AssertionError, match=r"only 0.00% of 30 ranks are equal.* is 1"):
+        full_rank.compare(sequences, "toy", max_length=12, dim=8)
+
+
+def counted() -> tuple[Benchmark, list[str]]:
+    calls: list[str] = []
+    comparison = Comparison(
+        lambda: calls.append("ours"),
+        {"peer": lambda: [calls.append("peer"), sum(range(200_000))], "other": lambda: None},
+        {"users": 3},
+    )
+    return Benchmark("toy", "a toy", lambda: comparison, repeats=2), calls
+
+
+def test_the_ways_take_turns_and_one_json_object_tells_what_they_cost():
+    benchmark, calls = counted()
+    found = json.loads(json.dumps(measure(benchmark, 3)))
+    assert calls == ["ours", "peer"] * 3
+    assert list(found) == ["bench", "ratio", "unit", "ours", "peers", "setting", "machine"]
+    assert (found["bench"], found["unit"], found["setting"]) == ("toy", "cpu_s", {"users": 3})
+    assert found["ratio"] == found["peers"]["peer"]["cpu_s"] / found["ours"]["cpu_s"]
+    for cost in (found["ours"], *found["peers"].values()):
+        assert set(cost) == {"cpu_s", "wall_s", "cpu_s_all"} and len(cost["cpu_s_all"]) == 3
+    assert {"cpu", "cores", "torch", "threads", "load", "busy"} <= set(found["machine"])
+
+
+def test_the_benchmarks_own_number_of_repeats_holds_unless_another_is_given():
+    benchmark, calls = counted()
+    threads = torch.get_num_threads()
+    assert measure(benchmark)["machine"]["threads"] == 1
+    assert calls == ["ours", "peer"] * 2 and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (3.4, False), (3.6, True)])
+def test_a_load_above_the_free_cores_is_said(monkeypatch, load, busy):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("genrec_lite.bench.timing.describe_machine", lambda: {"cores": 4})
+    machine = measure(counted()[0])["machine"]
+    assert (machine["load"], machine["busy"]) == (load, busy)
+
+
+def test_a_record_of_a_benchmark_can_be_written_and_read(tmp_path):
+    values = record_values(measure(counted()[0]))
+    write_record("bench-toy", values, seed=0, command="genrec-lite bench toy", folder=tmp_path)
+    stored = load_record("bench-toy", tmp_path)["values"]
+    assert stored == values and {"ratio", "ours cpu_s", "peer wall_s", "users", "busy"} <= set(
+        stored
+    )
+
+
+def test_without_movielens_1m_the_histories_are_made_and_called_so(monkeypatch):
+    def only_small(name):
+        if name != "movielens-small":
+            raise InteractionsError(f"{name} is not here")
+        return load(name)
+
+    monkeypatch.setattr(textbook, "load", only_small)
+    monkeypatch.setattr(textbook, "NUM_USERS", 200)
+    sequences, data = textbook.movielens_1m_like()
+    assert "made" in data and "movielens-small" in data
+    assert (len(sequences), sequences.num_items) == (200, 3706)
+    assert int(sequences.items.lengths.min()) >= 20
+    assert all(len(row.unique()) == len(row) for row in sequences.items)
+
+
+def test_the_registry_holds_both_under_their_names():
+    assert list(BENCHMARKS) == ["sasrec-step", "full-rank"]
