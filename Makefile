@@ -6,7 +6,8 @@ JOBS ?= 2
 PORT ?= 8000
 BENCH ?= sasrec-step full-rank
 # Where torch comes from. Empty: without a GPU on Linux, PyTorch's index of CPU builds if it can be
-# reached (the default index holds the CUDA build there: gigabytes), else pip's own index.
+# reached (the default index holds the CUDA build there: gigabytes), else pip's own index, unless
+# that would bring the CUDA build too.
 TORCH_INDEX ?=
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -33,9 +34,9 @@ serve: book  ## build the site and serve it on this machine
 	@$(RUN) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 test: lint  ## lint, unit tests, chapters and site at smoke size, browser tests
-	@$(RUN) -m pytest -q -n $(JOBS) tests/unit
+	@$(RUN) -m pytest -q -rs -n $(JOBS) tests/unit
 	@$(RUN) book/build.py --profile smoke --jobs $(JOBS)
-	@GENREC_SITE=_build/smoke/html $(RUN) -m pytest -q -n $(JOBS) tests/chapters tests/site
+	@GENREC_SITE=_build/smoke/html $(RUN) -m pytest -q -rs -n $(JOBS) tests/chapters tests/site
 
 lint: $(READY)  ## ruff and mypy
 	@$(RUN) -m ruff check .
@@ -49,10 +50,15 @@ lab: $(READY)  ## JupyterLab; a click on a chapter opens it as a notebook
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(READY)  ## the benchmarks in BENCH, one JSON object each
-	@for name in $(BENCH); do $(VENV)/bin/genrec-lite bench $$name --json || exit 1; done
+	@for name in $(BENCH); do $(RUN) -m genrec_lite.cli bench $$name --json || exit 1; done
 
 clean:  ## remove what was built; the installed packages stay
 	rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# What was set up is of no use once its Python is gone (upgraded, or the folder moved).
+ifneq ($(shell $(RUN) -c 'print(1)' 2>/dev/null),1)
+.PHONY: $(READY)
+endif
 
 $(READY): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -61,7 +67,7 @@ $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$$("$(PYTHON)" --version) is too old: Python >= 3.11 is needed; name one: make PYTHON=..."; \
 	  exit 1; }
-	@$(PIP) --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PIP) --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not make a virtual environment (on Debian: apt install python3-venv)"; \
 	  exit 1; }
 	@index="$(TORCH_INDEX)"; \
@@ -75,7 +81,15 @@ $(READY): pyproject.toml constraints.txt
 	  elif timeout 5 $(RUN) -c 'import sys, urllib.request as u; \
 	    u.urlopen(u.Request(sys.argv[1] + "/torch/", method="HEAD"), timeout=3)' \
 	    $(TORCH_CPU_INDEX) 2>/dev/null; then index="$(TORCH_CPU_INDEX)"; why="no GPU: CPU build"; \
-	  else why="no GPU, but PyTorch's CPU index does not answer; a CUDA build may come"; fi; \
+	  else why="no GPU, and PyTorch's CPU index does not answer"; \
+	    report=$$(mktemp); \
+	    $(PIP) install --quiet --dry-run --ignore-installed --report "$$report" \
+	      -c constraints.txt "torch==$(TORCH)" || { rm -f "$$report"; exit 1; }; \
+	    if grep -q '"nvidia-\|"cuda-' "$$report"; then rm -f "$$report"; \
+	      echo "torch $(TORCH): pip's own index has only the CUDA build, gigabytes ($$why)."; \
+	      echo "Set TORCH_INDEX=<URL of an index with CPU builds>, or, to accept the CUDA build,"; \
+	      echo "TORCH_INDEX=<URL of your own index>, and run make again."; exit 1; fi; \
+	    rm -f "$$report"; fi; \
 	  echo "torch $(TORCH): from $${index:-pip's own index} ($$why)"; \
 	  if [ -n "$$index" ]; then \
 	    $(PIP) install --quiet --no-deps --index-url "$$index" "torch==$(TORCH)"; \

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 
-from layout import Book, BookError, digest, toc_files
+from filelock import FileLock, Timeout
+
+from layout import Book, BookError, digest, plain, toc_files
 from run_chapters import arguments, as_command, run
 from stage import stage, tree_digest
 
@@ -52,7 +55,7 @@ def _sphinx(book: Book, source: Path, output: Path, log: Path) -> Path:
         text=True,
         errors="replace",
     )
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", done.stdout)
+    text = plain(done.stdout)
     log.write_text(text, encoding="utf-8")
     if done.returncode:
         marks = re.compile(r"WARNING|ERROR|CRITICAL|Error:|Exception")
@@ -81,6 +84,22 @@ def check_pages(html: Path, toc: Path) -> None:
             raise SiteFailed(f"{page} is empty: {words} words beside its heading.")
 
 
+@contextmanager
+def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other builds of the site in `folder` waiting while the block runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("waiting for another build")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def build(
     profile: str,
     *,
@@ -94,7 +113,13 @@ def build(
         BookError: if a chapter or the site fails; an older site then stays as it was.
     """
     book = book or Book()
-    run(profile, book=book, jobs=jobs, say=say)
+    with _alone(book.site_folder(profile), say):
+        run(profile, book=book, jobs=jobs, say=say)
+        return _site(book, profile, say)
+
+
+def _site(book: Book, profile: str, say: Callable[[str], None]) -> Path:
+    """Return the folder of the site made of the executed notebooks."""
     folder = book.site_folder(profile)
     source = stage(book, profile)
     html, stamp = folder / "html", folder / "site.key"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 
 warnings.filterwarnings("ignore", message="Passed unknown parameter|Jupyter is migrating")
 
-from layout import Chapter  # noqa: E402, I001  (first: it makes the next imports faster)
+from layout import Chapter, plain  # noqa: E402, I001  (first: it makes the next imports faster)
 import nbformat  # noqa: E402
 import papermill  # noqa: E402
 from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
@@ -70,9 +69,22 @@ def _last_started(notebook: Any) -> int | None:
     return started[-1] if started else None
 
 
-def _plain(text: str) -> str:
-    """Return `text` without terminal colours."""
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+def _defect(chapter: Chapter, cells: list[Any]) -> Failure | None:
+    """Return what makes a chapter that ran to its end no page of the book, if anything does.
+
+    papermill takes `sys.exit(0)` for success, and knows no rule about stderr.
+    """
+    for number, cell in enumerate(cells, start=1):
+        where = (number, chapter.line_of(number), cell.source)
+        for output in cell.outputs:
+            if output.output_type == "error":
+                trace = plain("\n".join(output.traceback))
+                return Failure(plain(f"{output.ename}: {output.evalue}"), *where, trace)
+            if output.get("name") == "stderr":
+                return Failure("it writes to stderr", *where, plain(output.text).strip())
+        if cell.source.strip() and cell.execution_count is None:
+            return Failure("it was never executed", *where)
+    return None
 
 
 def _papermill(chapter: Chapter, parameters: dict[str, Any], profile: str) -> Any:
@@ -113,6 +125,8 @@ def execute(
 ) -> Failure | None:
     """Write the executed chapter to `destination`, whole or not at all; return what failed.
 
+    A cell that raises, ends the kernel, writes to stderr or is never reached is a failure.
+
     Args:
         parameters: values for names of the parameters cell.
         fingerprint: {"key", "depends"}, kept in the notebook's metadata.
@@ -124,27 +138,23 @@ def execute(
     except Exception as error:
         number = _last_started(_WatchedEngine.notebook)
         trace = ""
-        message = f"{type(error).__name__}: {_plain(str(error)).strip()}"
+        message = f"{type(error).__name__}: {plain(str(error)).strip()}"
         if isinstance(error, PapermillExecutionError):
-            trace = _plain("\n".join(error.traceback))
-            message = _plain(f"{error.ename}: {error.evalue}")
+            trace = plain("\n".join(error.traceback))
+            message = plain(f"{error.ename}: {error.evalue}")
         if number is None:
             return Failure(message, traceback=trace)
         return Failure(message, number, chapter.line_of(number), chapter.code[number - 1], trace)
     seconds = time.perf_counter() - start
     cells = _chapter_cells(done)
+    if defect := _defect(chapter, cells):
+        return defect
     done.metadata["genrec"] = {
         **fingerprint,
         "profile": profile,
         "seconds": round(seconds, 2),
         "params": parameters,
         "cell_seconds": [round(c.metadata.papermill.duration or 0.0, 3) for c in cells],
-        "warnings": [
-            f"code cell {number}: {_plain(output.text).strip()}"
-            for number, cell in enumerate(cells, start=1)
-            for output in cell.outputs
-            if output.get("name") == "stderr"
-        ],
     }
     for cell in done.cells:
         if _is_injected(cell):  # it is there for the run, not for the reader

@@ -1,8 +1,9 @@
 """What the outputs of a chapter depend on: a chapter runs again when, and only when, this changes.
 
 The source of the chapter, its parameters, the modules of the package that it imports (directly or
-through other modules), the data files that it or they name, the records of full-size runs that it
-loads, and the versions of the libraries. Imports are read from the source, nothing is executed.
+through other modules), the data files that it or they name, wherever `load` looks for them, the
+records of full-size runs that it loads, and the versions of the libraries. Imports are read from
+the source, nothing is executed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pooch
+
 from layout import Book, Chapter, digest
 
 LIBRARIES = (
-    "torch", "triton", "numpy", "polars", "plotly", "ipywidgets",
-    "ipykernel", "jupytext", "nbclient", "papermill",
+    "torch", "triton", "numpy", "polars", "safetensors", "plotly", "ipywidgets",
+    "ipykernel", "ipython", "jupytext", "nbclient", "nbformat", "papermill",
 )  # fmt: skip
-# A file whose text decides how a chapter is executed.
-MACHINERY = ("execute.py",)
+# The files whose text decides how a chapter is executed.
+MACHINERY = ("execute.py", "layout.py", "environment.py")
 
 
 def _without_magics(source: str) -> str:
@@ -68,8 +71,11 @@ class ModuleGraph:
         """Return the modules that `source` (of `module`, "" for a chapter's cell) imports or names.
 
         A string that is exactly a module's name counts as an import (`python -m`, importlib). Of
-        source that is not plain Python (a cell magic), every module of the package is returned.
+        source that is not plain Python (a cell magic), every module of the package is returned, as
+        of a cell with importlib. In a cell, a module's name anywhere in the text counts.
         """
+        if not module and re.search(r"\bimportlib\b|\b__import__\b", source):
+            return set(self.files)
         try:
             tree = ast.parse(_without_magics(source))
         except SyntaxError:
@@ -91,6 +97,9 @@ class ModuleGraph:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if node.value in self.files:
                     found |= self._with_parents(node.value)
+        if not module:
+            for name in re.findall(rf"\b{self.package.name}(?:\.\w+)+", source):
+                found |= self._with_parents(name)
         if re.search(r"\bgenrec-lite\b", source) and not module:
             found |= self._with_parents(f"{self.package.name}.cli")
         return found
@@ -114,6 +123,31 @@ class ModuleGraph:
         return paths
 
 
+def _records(folder: Path, text: str) -> set[Path]:
+    """Return the records of full-size runs that `text` loads, whether they exist or not.
+
+    Once it loads one, every record that it names counts; if it computes a name, all do.
+    """
+    calls = re.findall(r"(?<!def )\bload_record\(\s*(?:[\"']([^\"']+)[\"'])?", text)
+    if not calls:
+        return set()
+    literal = {folder / f"{name}.json" for name in calls if name}
+    return literal | {p for p in folder.glob("*.json") if p.stem in text or "" in calls}
+
+
+def _outside(folder: Path, text: str) -> dict[str, str]:
+    """Return the size and time of those files of a data folder, or one below, that `text` names.
+
+    Their contents are not read: they may be gigabytes.
+    """
+    found = {}
+    for path in [*folder.glob("*"), *folder.glob("*/*")]:
+        if path.is_file() and all(part in text for part in path.relative_to(folder).parts):
+            stat = path.stat()
+            found[str(path)] = f"{stat.st_size} bytes, {stat.st_mtime_ns} ns"
+    return found
+
+
 @cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
@@ -132,21 +166,21 @@ def dependencies(
     graph = graph or ModuleGraph(book.root / book.package)
     modules = graph.closure({m for cell in chapter.code for m in graph.named_in(cell)})
     paths = {chapter.path, *graph.sources(modules), *book.data(chapter.stem)}
-    texts = [*chapter.code, *(p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py")]
-    for data in (book.root / "data").glob("*"):
-        if data.is_file() and data.suffix != ".py" and any(data.name in text for text in texts):
+    parameters = book.parameters(chapter.stem, profile)
+    texts = [p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py"]
+    text = "\n".join([*chapter.code, json.dumps(parameters), *texts])
+    for data in (book.root / "data").rglob("*"):
+        if data.is_file() and data.suffix != ".py" and data.name in text:
             paths.add(data)
-    for cell in chapter.code:
-        for name in re.findall(r"load_record\(\s*[\"']([^\"']+)[\"']", cell):
-            paths.add(book.root / "book" / "results" / f"{name}.json")
+    paths |= _records(book.root / "book" / "results", text)
     found = {p.relative_to(book.root).as_posix(): digest(p) for p in sorted(paths)}
     found |= {f"runner {n}": digest(Path(__file__).with_name(n)) for n in MACHINERY}
-    parameters = book.parameters(chapter.stem, profile)
     found |= {f"parameter {n}": json.dumps(v, sort_keys=True) for n, v in parameters.items()}
     found |= {f"version of {name}": number for name, number in _versions().items()}
     if folder := os.environ.get("GENREC_LITE_DATA"):
         found["GENREC_LITE_DATA"] = folder
-    return found
+        found |= _outside(Path(folder), text)
+    return found | _outside(Path(pooch.os_cache("genrec-lite")), text)
 
 
 def key(found: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -171,6 +172,11 @@ class Book:
     def data(self, stem: str) -> list[Path]:
         """Return the data files that profiles.yml lists for chapter `stem`."""
         return [self.root / path for path in self.profiles.get(stem, {}).get("data") or ()]
+
+
+def plain(text: str) -> str:
+    """Return `text` without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
 
 
 def digest(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The results page and the README's table: what papers say beside what our records say.
 
-python book/results_page.py --readme    rewrites the table in README.md
+.venv/bin/python book/results_page.py --readme    rewrites the table in README.md
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import nbformat
 import yaml
 
 from genrec_lite.notebook.record import RecordError, load_record, read_records
+from layout import toc_files
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS = ROOT / "book" / "claims.yml"
 RESULTS = ROOT / "book" / "results"
 README = ROOT / "README.md"
+TOC = ROOT / "_toc.yml"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 _KEYS = {"id", "chapter", "claim", "paper", "source", "published", "ours", "why"}
@@ -62,7 +64,8 @@ def read_claims() -> list[Claim]:
     """The claims of claims.yml, checked.
 
     Raises:
-        ClaimError: if a claim lacks a key, has an unknown one, or shares its id.
+        ClaimError: if a claim lacks a key, has an unknown one, shares its id, names a chapter that
+            is not in the table of contents, or publishes something that is no number.
     """
     claims: dict[str, Claim] = {}
     path = CLAIMS
@@ -79,6 +82,12 @@ def read_claims() -> list[Claim]:
             )
         if name in claims:
             raise ClaimError(f"{path.name}: two claims have the id {name!r}")
+        if f"chapters/{entry['chapter']}" not in toc_files(TOC):
+            raise ClaimError(
+                f"{path.name}, claim {name}: there is no chapter {entry['chapter']!r} in _toc.yml"
+            )
+        if entry["published"] is not None:
+            _checked(entry["published"], f"{path.name}, claim {name}: published")
         claims[name] = Claim(**entry)
     return list(claims.values())
 
@@ -90,7 +99,7 @@ def our_value(claim: Claim, executed: Path | None) -> float:
         claim: what is looked up.
         executed: folder of executed notebooks; needed for claims on a chapter's own run.
     Raises:
-        ClaimError: if there is no such record, or it lacks the key.
+        ClaimError: if there is no such record, it lacks the key, or holds no number there.
     """
     place, _, key = claim.ours.partition(":")[2].rpartition(".")
     values: Mapping[str, Any]
@@ -106,7 +115,14 @@ def our_value(claim: Claim, executed: Path | None) -> float:
         values = read_records(nbformat.read(path, as_version=4))
     if key not in values:
         raise ClaimError(f"claim {claim.id}: {place} records no {key!r}; it has {sorted(values)}")
-    return float(values[key])
+    return _checked(values[key], f"claim {claim.id}: {place}.{key}")
+
+
+def _checked(value: Any, what: str) -> float:
+    """`value`, if it is a number; raises ClaimError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ClaimError(f"{what} is {value!r}: name a value that is one number")
+    return float(value)
 
 
 def write(executed: Path, destination: Path) -> None:

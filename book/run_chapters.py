@@ -21,15 +21,10 @@ from typing import Any
 import psutil
 
 import fingerprint
+from environment import environment
 from layout import PROFILES, Book, BookError, Chapter
 
 EXECUTE = Path(__file__).with_name("execute.py")
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
 
 
 class ChapterFailed(BookError):
@@ -97,23 +92,6 @@ def _plan(book: Book, profile: str, only: Iterable[str], force: bool) -> tuple[l
     return sorted(jobs, key=lambda j: -j.seconds), len(chapters) - len(jobs)
 
 
-def _environment(book: Book, threads: int, scratch: Path) -> dict[str, str]:
-    """Return the environment of a chapter's process, and so of its kernel."""
-    path = [str(book.root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    limits = {name: os.environ.get(name, str(threads)) for name in THREAD_VARIABLES}
-    return {
-        **os.environ,
-        **limits,
-        "GENREC_BOOK": "1",
-        "IPYTHONDIR": str(scratch / "ipython"),  # the reader's own profile must not show
-        "JUPYTER_PLATFORM_DIRS": "1",
-        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONPATH": os.pathsep.join(path),
-    }
-
-
 def _start(book: Book, profile: str, job: _Job, threads: int, scratch: Path) -> _Running:
     stem = job.chapter.stem
     log = scratch / f"{stem}.log"
@@ -134,7 +112,7 @@ def _start(book: Book, profile: str, job: _Job, threads: int, scratch: Path) -> 
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=_environment(book, threads, scratch),
+            env=environment(book.root, threads, scratch),
             start_new_session=True,  # Ctrl-C reaches us alone; we then end our processes
         )
     return _Running(job, process, time.monotonic(), failure, log)
@@ -199,6 +177,11 @@ def run(
     if jobs < 1:
         raise BookError(f"--jobs must be at least 1, not {jobs}.")
     only = list(only)
+    if not only:  # a chapter that is gone must not count as one of the book's
+        known = {chapter.stem for chapter in book.chapters()}
+        for notebook in book.executed(profile).glob("*.ipynb"):
+            if notebook.stem not in known:
+                notebook.unlink()
     waiting, cached = _plan(book, profile, only, force)
     together = min(jobs, len(waiting))
     say(f"chapters at {profile} size: {cached} up to date, {len(waiting)} to run")
@@ -221,9 +204,6 @@ def run(
                     seconds = time.monotonic() - one.since
                     stem = one.job.chapter.stem
                     say(f"  {stem:28s} done in {seconds:5.1f} s, {left} left")
-                    notebook = book.executed(profile) / f"{stem}.ipynb"
-                    for warning in read_metadata(notebook).get("warnings", []):
-                        say(f"    on stderr, a defect of the page: {warning}")
         finally:
             for one in running:
                 _stop(one)
@@ -232,11 +212,16 @@ def run(
 
 def as_command(work: Callable[[], None]) -> int:
     """Return the exit status of `work`: 0, 1 after a BookError (printed), 130 when interrupted."""
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [s for s in endings if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores one
 
     def interrupt(*_: object) -> None:
+        for number in heeded:  # a second one would cut short the ending of the processes
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in heeded:
+        signal.signal(number, interrupt)
     try:
         work()
     except BookError as error:

@@ -27,13 +27,18 @@ SCRIPTS = {
     ),
 }
 # What the book's folder holds beside its pages.
-NOT_STAGED = {".py", ".json", ".pyc"}
+NOT_STAGED = {".py", ".json", ".ipynb"}
 BOOK_SCRIPTS = "_ext"
 
 
 def _files(folder: Path) -> list[Path]:
-    hidden = ("__pycache__", ".ipynb_checkpoints")
-    return [p for p in sorted(folder.rglob("*")) if p.is_file() and not {*hidden} & {*p.parts}]
+    """Return the files under `folder` but hidden ones and what Python compiled."""
+
+    def shown(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return not any(part.startswith(".") or part == "__pycache__" for part in parts)
+
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and shown(p)]
 
 
 def _inputs(book: Book, profile: str) -> dict[str, Path]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import yaml
-
 from genrec_lite.notebook.record import describe_machine
+from layout import toc_files
+from run_chapters import read_metadata
 
 __all__ = ["write"]
 
@@ -17,10 +16,10 @@ _TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
 
 def write(executed: Path, destination: Path) -> None:
     """Write the timings of the notebooks in `executed` as Markdown to the file `destination`."""
-    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in executed.glob("*.ipynb")}
-    runs = {name: notebook.metadata["genrec"] for name, notebook in notebooks.items()}
+    pages = {page: executed / f"{page.rpartition('/')[2]}.ipynb" for page in toc_files(_TOC)}
+    runs = {page: run for page, path in pages.items() if (run := read_metadata(path))}
     machine = describe_machine()
-    rows = [_row(page, runs[page.rpartition("/")[2]]) for page in _pages(runs)]
+    rows = [_row(page, run) for page, run in runs.items()]
     total = sum(run["seconds"] for run in runs.values())
     destination.write_text(
         f"""\
@@ -48,10 +47,3 @@ def _row(page: str, run: dict[str, Any]) -> str:
         f"| {{doc}}`/{page}` | {run['seconds']:.1f} | {sum(cells):.1f} "
         f"| {slowest:.1f} | {len(cells)} |\n"
     )
-
-
-def _pages(runs: dict[str, Any]) -> list[str]:
-    """The pages of the table of contents that were executed, in its order."""
-    toc = yaml.safe_load(_TOC.read_text(encoding="utf-8"))
-    files = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
-    return [page for page in files if page.rpartition("/")[2] in runs]

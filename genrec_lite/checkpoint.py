@@ -54,9 +54,8 @@ def save_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
-        safetensors.torch.save_file(contiguous, part, metadata={"training": json.dumps(meta)})
+        safetensors.torch.save_file(_apart(tensors), part, metadata={"training": json.dumps(meta)})
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, path)
@@ -74,7 +73,8 @@ def load_checkpoint(
         model, optimizer: get the checkpoint's state; torch's generators get theirs.
         seed: must be the checkpoint's.
     Raises:
-        ValueError: if the file is no checkpoint, or of another seed, optimizer or model.
+        ValueError: if the file is no checkpoint, or of another seed, optimizer (or setting of
+            it) or model.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -89,6 +89,14 @@ def load_checkpoint(
             f"{path} was written with seed {meta['seed']} and {meta['optimizer']}, this run has "
             f"seed {seed} and {type(optimizer).__name__}: use another file, or the same settings"
         )
+    for now, then in zip(optimizer.param_groups, meta["param_groups"], strict=False):
+        for key in sorted(then.keys() - {"params"}):
+            given = json.loads(json.dumps(now.get(key)))  # as it would be read: lists for tuples
+            if given != then[key]:
+                raise ValueError(
+                    f"{path} was written with {key}={then[key]}, this run has {key}={given}: "
+                    "use another file, or the same settings"
+                )
     weights, best, slots = {}, {}, dict[int, dict[str, Any]]()
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
@@ -111,3 +119,14 @@ def load_checkpoint(
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return meta, best or None
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, no two in the same memory, as safetensors demands."""
+    found, taken = {}, set[int]()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return found

@@ -74,21 +74,35 @@ def show_data(
         list[str] | None,
         typer.Option(help="OURS=THEIRS, for a file's column of another name; repeatable."),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="What parts the cells of a .csv, as ';' or '\\t'; a comma if not given."),
+    ] = None,
 ) -> None:
     """Check a data set or your own file, and show what is in it."""
     with clean_errors():
-        for key, value in _opened(name, text_ids, column or []).report().items():
+        for key, value in _opened(name, text_ids, column or [], separator).report().items():
             if isinstance(value, dict):
                 value = "  ".join(f"{level} {count:,}" for level, count in value.items())
+            elif isinstance(value, list):
+                value = ", ".join(value) or "none"
             typer.echo(f"{key:<24} {value:,}" if isinstance(value, int) else f"{key:<24} {value}")
 
 
-def _opened(name: str, text_ids: bool, column: list[str]) -> Interactions:
+def _opened(name: str, text_ids: bool, column: list[str], separator: str | None) -> Interactions:
     """The log of that name, or of that file."""
     path = Path(name)
-    if path.suffix not in (".csv", ".parquet"):
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
         if name not in CATALOGUE and path.exists():
+            if path.is_dir():
+                raise InteractionsError(f"{path} is a folder: name a file in it")
             raise InteractionsError(f"{path} is neither .csv nor .parquet: save it as one of them")
+        if text_ids or column or separator:
+            raise InteractionsError(
+                f"{name} is no file: --text-ids, --column and --separator are for a .csv or "
+                ".parquet file; leave them out for a data set that has a name"
+            )
         return load(name)
     columns = {}
     for pair in column:
@@ -96,8 +110,12 @@ def _opened(name: str, text_ids: bool, column: list[str]) -> Interactions:
         if not equals:
             raise InteractionsError(f"--column {pair}: write OURS=THEIRS, as user_id=customer")
         columns[ours] = theirs
-    read = Interactions.from_csv if path.suffix == ".csv" else Interactions.from_parquet
-    return read(path, columns=columns, text_ids=text_ids)
+    if kind == ".parquet":
+        if separator:
+            raise InteractionsError(f"{path} has no separator: leave --separator out")
+        return Interactions.from_parquet(path, columns=columns, text_ids=text_ids)
+    between = "," if separator is None else separator.replace("\\t", "\t")
+    return Interactions.from_csv(path, columns=columns, text_ids=text_ids, separator=between)
 
 
 @app.command("train")
@@ -184,7 +202,8 @@ def bench(
             )
         found = measure(BENCHMARKS[name], repeats)
         if record:
-            values, command = record_values(found), f"genrec-lite bench {name} --record"
+            values, command = record_values(found), f"genrec-lite bench {name}"
+            command += f" --repeats {repeats}" * (repeats is not None) + " --record"
             typer.echo(
                 write_record(f"bench-{name}", values, seed=0, command=command, folder=RESULTS)
             )
@@ -194,10 +213,10 @@ def bench(
     machine = found["machine"]
     for key, value in found["setting"].items():
         typer.echo(f"{key:<24} {f'{value:.2g}' if 'difference' in key else value}")
-    typer.echo(f"{'':<32}{'CPU s':>10}{'wall s':>10}{'CPU / ours':>12}")
+    typer.echo(f"{'':<40}{'CPU s':>10}{'wall s':>10}{'CPU / ours':>12}")
     for way, cost in {"ours": found["ours"], **found["peers"]}.items():
         times = cost["cpu_s"] / found["ours"]["cpu_s"]
-        typer.echo(f"{way:<32}{cost['cpu_s']:>10.3f}{cost['wall_s']:>10.3f}{times:>12.2f}")
+        typer.echo(f"{way:<40}{cost['cpu_s']:>10.3f}{cost['wall_s']:>10.3f}{times:>12.2f}")
     if machine["busy"]:
         typer.echo(
             f"the machine is busy (load {machine['load']}, {machine['cores']} cores): "

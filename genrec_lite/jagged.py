@@ -212,16 +212,27 @@ class JaggedTensor:
         return self._take(self.offsets[:-1][rows], lengths)
 
     def last(self, n: int) -> JaggedTensor:
-        """The last `n` values of each row (all of a shorter row)."""
+        """The last `n` values of each row (all of a shorter row).
+
+        Raises:
+            ValueError: if `n` is negative; so do `drop_last` and `drop_first`.
+        """
+        _check_count(n)
         lengths = self.lengths.clamp(max=n)
         return self._take(self.offsets[1:] - lengths, lengths)
 
-    def drop_last(self, n: int = 1) -> JaggedTensor:
-        """Each row without its last `n` values (nothing is left of a row of `n` or fewer)."""
+    def drop_last(self, n: int | Tensor = 1) -> JaggedTensor:
+        """Each row without its last `n` values (nothing is left of a row of `n` or fewer).
+
+        Args:
+            n: the same number for every row, or (B,) int64.
+        """
+        _check_count(n)
         return self._take(self.offsets[:-1], (self.lengths - n).clamp(min=0))
 
     def drop_first(self, n: int = 1) -> JaggedTensor:
         """Each row without its first `n` values (nothing is left of a row of `n` or fewer)."""
+        _check_count(n)
         lengths = (self.lengths - n).clamp(min=0)
         return self._take(self.offsets[1:] - lengths, lengths)
 
@@ -232,6 +243,12 @@ class JaggedTensor:
         total = int(offsets[-1])
         shift = (starts - offsets[:-1]).repeat_interleave(lengths, output_size=total)
         return JaggedTensor(self.values[torch.arange(total, device=shift.device) + shift], offsets)
+
+
+def _check_count(n: int | Tensor) -> None:
+    least = int(n.min()) if isinstance(n, Tensor) and len(n) else n
+    if isinstance(least, int) and least < 0:
+        raise ValueError(f"{least} values of a row: a number of values is at least 0")
 
 
 def length_buckets(lengths: Tensor) -> list[Tensor]:

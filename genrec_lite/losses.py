@@ -35,10 +35,12 @@ def full_softmax_loss(
     Returns:
         scalar, natural logarithm; log(N) where all scores are equal.
     Raises:
-        ValueError: if there is no position, or a target is not in the table.
+        ValueError: if there is no position, a target is not in the table, or the temperature is
+            not above 0.
+        RuntimeError: in the backward pass, if it is asked to be differentiable itself.
     """
-    _check(queries, items, targets)
-    return _FullSoftmax.apply(queries, items, targets, temperature)
+    _check(queries, items, targets, temperature)
+    return _applied(_FullSoftmax, queries, items, targets, temperature)
 
 
 def sampled_softmax_loss(
@@ -59,13 +61,13 @@ def sampled_softmax_loss(
     Returns:
         scalar, natural logarithm; log(1 + R) where all scores are equal.
     Raises:
-        ValueError: if there is no position, or a target or a negative is not in the table.
+        ValueError, RuntimeError: as `full_softmax_loss`; also if a negative is not in the table.
     """
-    _check(queries, items, targets)
+    _check(queries, items, targets, temperature)
     if negatives.ndim != 2 or len(negatives) != len(targets):
         raise ValueError(f"negatives {tuple(negatives.shape)} for {len(targets)} targets: (T, R)")
     _check_range("negative", negatives, len(items))
-    return _SampledSoftmax.apply(queries, items, targets, negatives, temperature)
+    return _applied(_SampledSoftmax, queries, items, targets, negatives, temperature)
 
 
 def uniform_negatives(
@@ -88,7 +90,7 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float
     ) -> Tensor:
-        total, scale = queries.new_zeros(()), 1 / (temperature * len(queries))
+        total, scale = _zero(queries), 1 / (temperature * len(queries))
         learning = any(ctx.needs_input_grad)
         grad_queries, grad_items = torch.empty_like(queries), torch.zeros_like(items)
         items_t = items.t().contiguous()
@@ -100,7 +102,7 @@ class _FullSoftmax(torch.autograd.Function):
             largest = logits.amax(1, keepdim=True)
             weights = logits.sub_(largest).exp_()  # the one pass of exp, for loss and gradient
             mass = weights.sum(1, keepdim=True)
-            total += (mass.log() + largest - own).sum()
+            total += (mass.log() + largest - own).sum(dtype=total.dtype)
             if learning:
                 # d loss / d logits = weights / mass - one-hot; the rows are scaled where they are
                 # d wide and not where they are N wide.
@@ -114,8 +116,7 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_queries, grad_items = ctx.saved_tensors
-        return grad_queries * grads[0], grad_items * grads[0], None, None
+        return _scaled(ctx, grads[0])
 
 
 class _SampledSoftmax(torch.autograd.Function):
@@ -130,7 +131,7 @@ class _SampledSoftmax(torch.autograd.Function):
         negatives: Tensor,
         temperature: float,
     ) -> Tensor:
-        total, scale = queries.new_zeros(()), 1 / (temperature * len(queries))
+        total, scale = _zero(queries), 1 / (temperature * len(queries))
         learning = any(ctx.needs_input_grad)
         grad_queries, grad_items = torch.empty_like(queries), torch.zeros_like(items)
         num_candidates = negatives.shape[1] + 1
@@ -150,7 +151,7 @@ class _SampledSoftmax(torch.autograd.Function):
             logits.div_(temperature)
             logits[:, 1:].masked_fill_(negative == target, float("-inf"))
             log_probabilities = logits.log_softmax(1)
-            total -= log_probabilities[:, 0].sum()
+            total -= log_probabilities[:, 0].sum(dtype=total.dtype)
             if not learning:
                 continue
             grad = log_probabilities.exp_().mul_(scale)
@@ -170,11 +171,35 @@ class _SampledSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_queries, grad_items = ctx.saved_tensors
-        return grad_queries * grads[0], grad_items * grads[0], None, None, None
+        return _scaled(ctx, grads[0])
 
 
-def _check(queries: Tensor, items: Tensor, targets: Tensor) -> None:
+def _applied(
+    function: type[torch.autograd.Function], queries: Tensor, items: Tensor, *rest: Tensor | float
+) -> Tensor:
+    """The loss without autocast, whose matmuls would not fit the buffers they write into."""
+    dtype = torch.promote_types(queries.dtype, items.dtype)
+    with torch.autocast(queries.device.type, enabled=False):
+        return function.apply(queries.to(dtype), items.to(dtype), *rest)
+
+
+def _zero(queries: Tensor) -> Tensor:
+    """What losses are added up in: float32 at least, as a sum of thousands needs."""
+    return queries.new_zeros((), dtype=torch.promote_types(queries.dtype, torch.float32))
+
+
+def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of queries and items that the forward pass has computed, times `grad`."""
+    if torch.is_grad_enabled():  # create_graph=True: these gradients know no graph
+        raise RuntimeError("this loss has no second derivative: use F.cross_entropy")
+    grad_queries, grad_items = ctx.saved_tensors
+    no_gradient = (None,) * (len(ctx.needs_input_grad) - 2)
+    return grad_queries * grad, grad_items * grad, *no_gradient
+
+
+def _check(queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it divides the scores, so above 0")
     if len(queries) == 0:
         raise ValueError("no position to predict: the batch's rows hold fewer than two items each")
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:

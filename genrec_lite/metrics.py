@@ -35,7 +35,8 @@ def target_ranks(scores: Tensor, targets: Tensor, exclude: JaggedTensor | None =
     Returns:
         (B,) int64, 1-based rank.
     Raises:
-        ValueError: if a score is NaN (it would win every comparison), or the shapes differ.
+        ValueError: if a score is NaN (it would win every comparison), the shapes differ, or an
+            item to exclude is not among the N.
     """
     num_queries, num_items = scores.shape
     _check_targets(targets, num_queries, num_items)
@@ -49,8 +50,14 @@ def target_ranks(scores: Tensor, targets: Tensor, exclude: JaggedTensor | None =
         items = torch.arange(num_items, device=scores.device)
         ahead |= tied & (items < targets[:, None])
     if exclude is not None:
-        if len(exclude) != num_queries:
-            raise ValueError(f"{len(exclude)} rows to exclude for {num_queries} queries")
+        _check_exclude(exclude, num_queries)
+        seen = exclude.values
+        if len(seen) and (int(seen.min()) < 0 or int(seen.max()) >= num_items):
+            wrong = int(((seen < 0) | (seen >= num_items)).nonzero()[0])
+            raise ValueError(
+                f"item {int(seen[wrong])}, to be excluded for query "
+                f"{int(exclude.row_ids()[wrong])}, is outside the {num_items} items scored"
+            )
         ahead[exclude.row_ids(), exclude.values] = False
     return ahead.sum(1) + 1
 
@@ -68,10 +75,16 @@ def full_corpus_ranks(
         score: given a slice of the queries, their (b, N) scores for all items.
         targets: (B,) int64, the item to be found by each query.
         exclude: B rows of item indices to leave out of each ranking.
-        chunk_size: queries scored together; memory grows as chunk_size * N.
+        chunk_size: queries scored together, at least 1; memory grows as chunk_size * N.
     Returns:
-        (B,) int64, 1-based ranks; see `target_ranks`.
+        (B,) int64, 1-based ranks.
+    Raises:
+        ValueError: as `target_ranks`.
     """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: score at least 1 query at a time")
+    if exclude is not None:
+        _check_exclude(exclude, len(targets))
     ranks = []
     for start in range(0, len(targets), chunk_size):
         rows = slice(start, min(start + chunk_size, len(targets)))
@@ -138,8 +151,16 @@ def normalized_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
     Returns:
         scalar float64; 1 is a model that always says the mean label.
     Raises:
-        ValueError: if all labels are equal (the entropy of the prior is 0).
+        ValueError: if all labels are equal (the entropy of the prior is 0), a label or a
+            probability is out of its range, or the shapes differ.
     """
+    _check_labels(probabilities, labels)
+    if not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
+        wrong = int((~((probabilities >= 0) & (probabilities <= 1))).nonzero()[0])
+        raise ValueError(
+            f"probability {wrong} is {float(probabilities[wrong])}: expected 0 to 1 (a logit? "
+            "give its sigmoid)"
+        )
     rate = float(labels.double().mean())
     if not 0 < rate < 1:
         raise ValueError(f"the mean label is {rate}: normalised entropy needs both kinds of label")
@@ -158,8 +179,9 @@ def auc(scores: Tensor, labels: Tensor) -> Tensor:
     Returns:
         scalar float64 in [0, 1].
     Raises:
-        ValueError: if one kind of label is missing, or a score is NaN.
+        ValueError: if one kind of label is missing, a score is NaN, or the shapes differ.
     """
+    _check_labels(scores, labels)
     if bool(scores.isnan().any()):
         raise ValueError(f"score {int(scores.isnan().nonzero()[0])} is NaN: no order can be given")
     positives = labels.bool()
@@ -182,6 +204,22 @@ def _check_ranks(ranks: Tensor, k: int) -> None:
         raise ValueError(f"rank {int(ranks.min())} found: ranks start at 1")
     if k < 1:
         raise ValueError(f"k is {k}: at least the first item counts")
+
+
+def _check_labels(predictions: Tensor, labels: Tensor) -> None:
+    if predictions.ndim != 1 or predictions.shape != labels.shape:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)}: "
+            "expected (n,) both"
+        )
+    strange = ((labels != 0) & (labels != 1)).nonzero()
+    if len(strange):
+        raise ValueError(f"label {int(strange[0])} is {labels[strange[0]].item()}: expected 0 or 1")
+
+
+def _check_exclude(exclude: JaggedTensor, num_queries: int) -> None:
+    if len(exclude) != num_queries:
+        raise ValueError(f"{len(exclude)} rows to exclude for {num_queries} queries")
 
 
 def _check_targets(targets: Tensor, num_queries: int, num_items: int) -> None:

@@ -6,8 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +74,10 @@ class Recipe:
         window: see `NextItemBatches`.
         epochs, batch_size, learning_rate: of AdamW with betas .9 and .98, no weight decay.
         evaluate_every: epochs between two measurements.
-        patience: epochs without a better validation HR@10 before stopping (validated protocol).
+        patience: epochs without a better validation HR@10 before stopping; None in the published
+            protocol, which has no validation.
+    Raises:
+        ValueError: if the protocol is unknown.
     """
 
     data: str
@@ -93,6 +95,14 @@ class Recipe:
     evaluate_every: int = 1
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(
+                f"no protocol is called {self.protocol!r}: choose from {', '.join(PROTOCOLS)}"
+            )
+
+
+_PUBLIC_SASREC = Recipe("ml-1m", "published", num_negatives=128, epochs=101, evaluate_every=10)
 
 RECIPES: dict[str, Recipe] = {
     "movielens-small-sasrec": Recipe(
@@ -112,10 +122,10 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=3e-3,
         patience=8,
     ),
-    # The row "SASRec" of the public HSTU table, on data that has an order but no timestamps.
-    "ml-1m-sasrec": Recipe(
-        "ml-1m-ordered", "published", num_negatives=128, epochs=101, evaluate_every=10
-    ),
+    # The row "SASRec" of the public HSTU table.
+    "ml-1m-sasrec": _PUBLIC_SASREC,
+    # The same on a copy of the data that has an order but no timestamps.
+    "ml-1m-ordered-sasrec": replace(_PUBLIC_SASREC, data="ml-1m-ordered"),
 }
 
 
@@ -194,17 +204,21 @@ def ranks_of(recipe: Recipe, model: NextItemModel, queries: Queries) -> Tensor:
 def baselines_of(recipe: Recipe, split: Split) -> dict[str, float]:
     """Test metrics of what needs no training, in the recipe's protocol: "popularity hr@10", ..."""
     queries, left_out = split.test, _left_out(recipe, split.test)
-    baselines: dict[str, Callable[[JaggedTensor], Tensor]] = {
-        "popularity": Popularity().fit(split.train).scores,
-        "item-knn": ItemKNN().fit(split.train).scores,
-    }
-    found: dict[str, float] = {}
-    for name, scores in baselines.items():
-        ranks = full_corpus_ranks(
-            partial(_scores_of_rows, scores, queries.history), queries.targets, left_out
+
+    def ranks_by(scores: Callable[[JaggedTensor], Tensor]) -> Tensor:
+        return full_corpus_ranks(
+            lambda rows: scores(queries.history[rows]), queries.targets, left_out
         )
-        found |= {f"{name} {metric}": value for metric, value in metrics_of(ranks).items()}
-    return found
+
+    ranks = {
+        "popularity": ranks_by(Popularity().fit(split.train).scores),
+        "item-knn": ranks_by(ItemKNN().fit(split.train).scores),
+    }
+    return {
+        f"{name} {metric}": value
+        for name, found in ranks.items()
+        for metric, value in metrics_of(found).items()
+    }
 
 
 def run_recipe(
@@ -225,17 +239,17 @@ def run_recipe(
         seed: see `train`.
         progress: show a bar.
     Raises:
-        ValueError: if the name is unknown, or the folder holds another recipe's run.
+        ValueError: if the name is unknown, or the folder holds another run or a damaged one.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    config = {"recipe": name, "seed": seed, **asdict(recipe)}
-    folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "config.json"
-    if config_file.exists() and json.loads(config_file.read_text()) != config:
+    if config_file.exists() and _read_config(folder) != (name, seed, recipe):
         raise ValueError(f"{config_file} holds another run: choose another folder, or remove it")
     sequences = load(recipe.data).sequences()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"recipe": name, "seed": seed, **asdict(recipe)}
     _write(config_file, json.dumps(config, indent=2) + "\n")
     model, split, run = train(
         recipe,
@@ -264,18 +278,7 @@ def evaluate_run(folder: Path) -> dict[str, float]:
     Raises:
         ValueError: if the folder holds no finished run, or not one of this package's.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        name, seed = config.pop("recipe"), config.pop("seed")
-        recipe = Recipe(**config)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(
-            f"{folder} holds no run (no config.json): give a folder of `genrec-lite train`"
-        ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / 'config.json'} describes no run of this version ({error}): train again"
-        ) from error
+    name, seed, recipe = _read_config(folder)
     weights = folder / "weights.safetensors"
     if not weights.exists():
         raise ValueError(
@@ -304,9 +307,18 @@ def summary_of(folders: Sequence[Path]) -> dict[str, Any]:
         "KEY by seed" and "KEY interval", half the width of the 95% interval of the mean; the
         number of "seeds"; the "protocol"; and of the first run "curve epochs" and "curve hr@10",
         measured on the "curve queries" (validation or test).
+    Raises:
+        ValueError: if a folder holds no run, or one of another recipe than the first.
     """
+    name, _, recipe = _read_config(folders[0])
+    for folder in folders[1:]:
+        other, _, settings = _read_config(folder)
+        if (other, settings) != (name, recipe):
+            raise ValueError(
+                f"{folder} holds a run of {other}, {folders[0]} one of {name} or of other "
+                "settings: a mean is over the seeds of one recipe"
+            )
     runs = [json.loads((folder / "test.json").read_text()) for folder in folders]
-    config = json.loads((folders[0] / "config.json").read_text())
     found: dict[str, Any] = {}
     for key, first in runs[0].items():
         values = [run[key] for run in runs]
@@ -316,8 +328,8 @@ def summary_of(folders: Sequence[Path]) -> dict[str, Any]:
             found[key] = sum(values) / len(values)
             found[f"{key} by seed"] = values
             found[f"{key} interval"] = half_interval(values)
-    found |= {"seeds": len(runs), "protocol": PROTOCOLS[config["protocol"]]}
-    found["curve queries"] = "validation" if config["protocol"] == "validated" else "test"
+    found |= {"seeds": len(runs), "protocol": PROTOCOLS[recipe.protocol]}
+    found["curve queries"] = "validation" if recipe.protocol == "validated" else "test"
     lines = (folders[0] / "metrics.jsonl").read_text().splitlines()
     metric = f"{found['curve queries']} hr@10"
     curve = [epoch for epoch in map(json.loads, lines) if metric in epoch["metrics"]]
@@ -339,10 +351,20 @@ def half_interval(values: Sequence[float]) -> float:
     return STUDENT_T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _scores_of_rows(
-    scores: Callable[[JaggedTensor], Tensor], history: JaggedTensor, rows: slice
-) -> Tensor:
-    return scores(history[rows])
+def _read_config(folder: Path) -> tuple[str, int, Recipe]:
+    """The recipe's name, the seed and the recipe of a run folder."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return config.pop("recipe"), config.pop("seed"), Recipe(**config)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} holds no run (no config.json): give a folder of `genrec-lite train`"
+        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} describes no run of this version ({error}): remove it, or "
+            "train into another folder"
+        ) from error
 
 
 def _left_out(recipe: Recipe, queries: Queries) -> JaggedTensor:

@@ -86,35 +86,43 @@ def fit(
 ) -> TrainingRun:
     """Trains `model` in place and returns the course of the training.
 
-    With `select`, the weights of the best epoch are put back at the end. With `checkpoint`, the
-    whole state (weights, optimizer, random generators, place in the data) is written every
-    `checkpoint_minutes` and at the end of each epoch at which that time has passed; a run that
-    finds the file goes on from there.
+    The model is left in eval mode. With `select`, the weights of the best epoch (the first of
+    equals) are put back at the end. With `checkpoint`, the whole state (weights, optimizer, random
+    generators, place in the data) is written at the first step or end of an epoch after each
+    `checkpoint_minutes`, and at the end of the run; a run that finds the file goes on from there.
 
     Args:
         model: trained in place.
         loss: a batch to a scalar, averaged over the batch's `len`.
-        batches: the batches of an epoch by its number; must not depend on earlier calls.
+        batches: the batches of an epoch by its number; must not depend on earlier calls, nor draw
+            from torch's generator, which belongs to dropout and negatives.
         optimizer: over the model's parameters.
         epochs: passes over the data, earlier passes of a resumed run counted in.
         seed: of dropout and sampled negatives.
         evaluate: named numbers after each epoch (given its number), kept in the run.
         select: the one of those names to be maximised, where present; None keeps the last weights.
-        patience: stop when that many epochs have passed since the best one.
+        patience: stop at a measured epoch that comes this many epochs or more after the best one.
         checkpoint: file to resume from and to write; removed by nobody.
         checkpoint_minutes: 0 writes after every step.
         progress: show a bar with the loss and items per second; on a page of the book
             (GENREC_BOOK=1), where no bar can move, one line at the end.
     Raises:
-        FloatingPointError: if the loss is not finite; names epoch and step.
-        ValueError: if the checkpoint belongs to another model, optimizer or seed.
+        FloatingPointError: if the loss is not finite, or a weight at the end of an epoch or before
+            a checkpoint; names epoch and step, and leaves the last checkpoint as it was.
+        ValueError: if the checkpoint belongs to another model, optimizer (or setting of it), seed
+            or number of batches; if `select` has nothing to choose from, or `patience` no `select`.
     """
+    if (select is not None and evaluate is None) or (patience is not None and select is None):
+        raise ValueError(
+            f"select={select!r} and patience={patience} choose by what `evaluate` gives: "
+            "patience needs select, select needs evaluate"
+        )
     on_page = os.environ.get("GENREC_BOOK") == "1"
     path = Path(checkpoint) if checkpoint is not None else None
     training = _Training(model, optimizer, seed, path, checkpoint_minutes)
     with seeded(seed):
         if path is not None and path.exists():
-            training.resume(path)
+            training.resume(path, batches)
         run = training.run
         for epoch in range(len(run.epochs), epochs):
             if run.stopped_early:
@@ -134,6 +142,11 @@ def fit(
             training.choose(select, patience)
             training.save_when_due()
         training.save()
+    if select is not None and run.epochs and run.best_epoch < 0:
+        given = sorted({name for epoch in run.epochs for name in epoch.metrics})
+        raise ValueError(
+            f"no epoch has a value of select={select!r}: evaluate gave {', '.join(given) or 'none'}"
+        )
     if training.best is not None:
         model.load_state_dict(training.best)
     model.eval()
@@ -157,6 +170,7 @@ class _Training:
         self.path, self.minutes, self.saved_at = path, minutes, time.monotonic()
         self.run = TrainingRun()
         self.best: dict[str, Tensor] | None = None
+        self.epoch_steps: int | None = None  # of the epoch begun last
         self._open_epoch()
 
     def _open_epoch(self) -> None:
@@ -169,6 +183,7 @@ class _Training:
     ) -> None:
         """Takes the steps that are left of an epoch's batches."""
         self.model.train()
+        self.epoch_steps = len(todo)
         items_before, began = self.items, time.monotonic()
         while self.step < len(todo):
             batch = todo[self.step]
@@ -190,6 +205,7 @@ class _Training:
             bar.set_postfix_str(f"loss {number:.3f}, {rate:,.0f} items/s", refresh=False)
             bar.update()
             self.save_when_due()
+        self._check_weights()
 
     def close_epoch(self, metrics: dict[str, float]) -> None:
         """Writes the epoch's record, and starts counting the next one."""
@@ -203,7 +219,9 @@ class _Training:
         run, last = self.run, self.run.epochs[-1]
         if select is None:
             run.best_epoch = last.epoch
-        elif last.metrics.get(select, -math.inf) > run.best_value:
+        elif select not in last.metrics:
+            return
+        elif last.metrics[select] > run.best_value:
             run.best_epoch, run.best_value = last.epoch, last.metrics[select]
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
         elif patience is not None and last.epoch - run.best_epoch >= patience:
@@ -217,8 +235,10 @@ class _Training:
     def save(self) -> None:
         """Writes the checkpoint, if there is a file for it."""
         if self.path is not None:
+            self._check_weights()
             course = {
                 "seed": self.seed,
+                "epoch_steps": self.epoch_steps,
                 "next_step": self.step,
                 "epoch_sums": (self.loss_sum, self.items),
                 "epoch_seconds": self._seconds(),
@@ -227,8 +247,8 @@ class _Training:
             save_checkpoint(self.path, self.model, self.optimizer, self.best, course)
             self.saved_at = time.monotonic()
 
-    def resume(self, path: Path) -> None:
-        """Goes back to where the checkpoint was written."""
+    def resume(self, path: Path, batches: Callable[[int], Sequence[Sized]]) -> None:
+        """Goes back to where the checkpoint was written, if the batches are those of that run."""
         course, self.best = load_checkpoint(path, self.model, self.optimizer, self.seed)
         self.run = TrainingRun(**course["run"])
         self.run.epochs = [EpochRecord(**epoch) for epoch in course["run"]["epochs"]]
@@ -236,6 +256,25 @@ class _Training:
         self.loss_sum, self.items = course["epoch_sums"]
         cpu, wall = course.get("epoch_seconds", (0.0, 0.0))
         self.started = time.process_time() - cpu, time.monotonic() - wall
+        self.epoch_steps = course.get("epoch_steps")
+        if self.epoch_steps is not None:
+            epoch = len(self.run.epochs) - (self.step == 0)  # the one begun last
+            steps = len(batches(epoch))
+            if steps != self.epoch_steps:
+                raise ValueError(
+                    f"{path} was written with {self.epoch_steps} batches in epoch {epoch + 1}, "
+                    f"this run has {steps}: use another file, or the same data and batch size"
+                )
+
+    def _check_weights(self) -> None:
+        """Raises unless all weights are finite: a finite loss may have a gradient that is not."""
+        for name, weights in self.model.named_parameters():
+            if not bool(weights.isfinite().all()):
+                raise FloatingPointError(
+                    f"weights {name} are not finite after epoch {len(self.run.epochs) + 1}, step "
+                    f"{self.step}: a gradient was infinite or NaN; lower the learning rate, or "
+                    "look for a root, logarithm or division at 0"
+                )
 
     def _seconds(self) -> tuple[float, float]:
         """CPU and wall seconds of the epoch under way, those before a resume counted in."""

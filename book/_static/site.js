@@ -76,28 +76,10 @@
     window.Plotly.relayout(graph, { sliders: [] }).then(show);
   }
 
-  // Buttons that a figure draws itself: the same reach, and Enter or Space to press.
-  function openButtons(graph) {
-    const groups = ".updatemenu-button, .updatemenu-header, .slider-group .slider-rail-touch-rect";
-    graph.querySelectorAll(groups).forEach((button) => {
-      if (button.getAttribute("role") === "button") return;
-      button.setAttribute("role", "button");
-      button.setAttribute("tabindex", "0");
-      button.setAttribute("aria-label", button.textContent || "slider");
-      button.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" && event.key !== " ") return;
-        event.preventDefault();
-        button.dispatchEvent(new MouseEvent("click", { bubbles: true }));
-      });
-    });
-  }
-
   function setUp(graph) {
     const box = graph.parentElement;
     paint(graph);
     replaceSlider(graph, box, liftTitle(graph, box));
-    openButtons(graph);
-    graph.on("plotly_afterplot", () => openButtons(graph));
     let width = graph.clientWidth;
     // The window may stay as it is while a sidebar opens or a folded answer unfolds.
     new ResizeObserver(() => {
@@ -123,12 +105,8 @@
     new MutationObserver(() => figures().forEach(paint)).observe(document.documentElement, {
       attributes: true, attributeFilter: ["data-theme"],
     });
-    reachScrolling();
-    let waiting = 0;
-    addEventListener("resize", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(reachScrolling, 200);
-    });
+    // At once, when the window changes, and when something unfolds: what lay folded had no width.
+    new ResizeObserver(reachScrolling).observe(document.querySelector("article") ?? document.body);
     window.MathJax?.startup?.promise?.then(reachScrolling);
   });
 })();

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lite.datasets import InteractionsError, Sequences, load
+from genrec_lite.datasets.catalogue import locate
 from genrec_lite.encoders.sasrec import SASRec, SASRecBlock
 from genrec_lite.jagged import JaggedTensor
 
@@ -46,7 +47,7 @@ class _TextbookBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, d) -> (B, L, d) with the forbidden pairs of `mask` (L, L) True."""
         normed = self.norm(x)
-        # Without the weights: torch then takes its fast path.
+        # Without the weights torch computes it by its fused scaled_dot_product_attention.
         attended, _ = self.attention(normed, x, x, attn_mask=mask, need_weights=False)
         x = self.norm(normed + attended)
         hidden = F.dropout(F.relu(self.expand(x)), self.dropout, self.training)
@@ -104,14 +105,15 @@ class TextbookSASRec(nn.Module):
 def movielens_1m_like() -> tuple[Sequences, str]:
     """Histories of 6,040 users over 3,706 items, and what they are.
 
-    MovieLens 1M where it is found; else made histories: as many, each as long as that of a user
-    drawn from MovieLens small, of items drawn uniformly without repeats.
+    MovieLens 1M where it is found (a damaged file is an error); else made histories: as many, each
+    as long as that of a user drawn from MovieLens small, of items drawn uniformly without repeats.
     """
     for name in ("ml-1m", "ml-1m-ordered"):
         try:
-            return load(name).sequences(), name
+            locate(name)
         except InteractionsError:
             continue
+        return load(name).sequences(), name
     generator = torch.Generator().manual_seed(0)
     real = load("movielens-small").sequences().items.lengths.clamp(max=NUM_ITEMS)
     lengths = real[torch.randint(len(real), (NUM_USERS,), generator=generator)]

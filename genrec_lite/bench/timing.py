@@ -42,7 +42,7 @@ class Benchmark:
     Args:
         name: what `genrec-lite bench` takes.
         about: one line for a list.
-        prepare: makes the data and both ways, and raises unless they give equal results.
+        prepare: makes the data and the ways, and raises unless they give equal results.
         repeats: how often each is timed unless told otherwise.
     """
 
@@ -56,10 +56,11 @@ def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
     """What each way cost, as JSON: bench, ratio, unit, ours, peers, setting, machine.
 
     One thread does the work, so that CPU seconds hold no waiting of one thread for another, and
-    the ways take turns, so that a neighbour's work slows all of them.
+    the ways take turns, so that a neighbour's work slows all of them. Each is called once before
+    the clock runs: a first call makes buffers and an optimizer's state.
 
     Args:
-        benchmark: prepared here, which also warms both ways up.
+        benchmark: prepared here.
         repeats: how often each way is timed, at least 1.
     """
     with _one_thread():
@@ -68,6 +69,8 @@ def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
         ways = {"ours": comparison.ours, **comparison.peers}
         cpu: dict[str, list[float]] = {name: [] for name in ways}
         wall: dict[str, list[float]] = {name: [] for name in ways}
+        for way in ways.values():
+            way()
         for _ in range(benchmark.repeats if repeats is None else repeats):
             for name, way in ways.items():
                 cpu_start, wall_start = time.process_time(), time.perf_counter()

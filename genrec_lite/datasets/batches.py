@@ -20,10 +20,19 @@ class NextItemBatch:
     Args:
         inputs: B rows of item indices.
         targets: (T,) int64, aligned with `inputs.values`.
+    Raises:
+        ValueError: if there is not one target for each event.
     """
 
     inputs: JaggedTensor
     targets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.targets.shape != (len(self.inputs.values),):
+            raise ValueError(
+                f"targets {tuple(self.targets.shape)} for {len(self.inputs.values)} events: "
+                "expected one for each"
+            )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -69,9 +78,6 @@ class NextItemBatches:
             window,
         )
 
-    def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
-
     def __call__(self, epoch: int) -> list[NextItemBatch]:
         """The batches of epoch `epoch`, counted from 0."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -80,16 +86,10 @@ class NextItemBatches:
         if self.window == "any":
             spare = (items.lengths - (self.max_length + 1)).clamp(min=0)
             cut = (torch.rand(len(items), generator=generator) * (spare + 1)).long()
-            items = _without_ends(items, cut)
+            items = items.drop_last(cut)
         items = items.last(self.max_length + 1)
         batches = []
         for start in range(0, len(items), self.batch_size):
             rows = items[start : start + self.batch_size]
             batches.append(NextItemBatch(rows.drop_last(), rows.drop_first().values))
         return batches
-
-
-def _without_ends(items: JaggedTensor, cut: Tensor) -> JaggedTensor:
-    """Each row without its last `cut[i]` values."""
-    keep = items.positions() < (items.lengths - cut)[items.row_ids()]
-    return JaggedTensor.from_lengths(items.values[keep], items.lengths - cut)

@@ -13,7 +13,8 @@ import pooch
 import genrec_lite
 from genrec_lite.datasets import movielens
 from genrec_lite.datasets.columns import InteractionsError
-from genrec_lite.datasets.interactions import Interactions, read_parquet
+from genrec_lite.datasets.files import read_parquet
+from genrec_lite.datasets.interactions import Interactions
 
 __all__ = ["CATALOGUE", "Entry", "default_cache_dir", "entry", "load", "load_titles", "locate"]
 
@@ -105,7 +106,7 @@ def default_cache_dir() -> Path:
 
 def _ordered(path: Path, name: str, columns: dict[str, str]) -> Interactions:
     """The log of a table that gives each user's order in a column `pos`, and no time."""
-    frame = _table_with(path, "pos").sort("pos", maintain_order=True)
+    frame = _table_with(path, "pos").sort("pos", maintain_order=True).drop("pos")
     return Interactions.from_frame(frame, name=name, source=str(path), columns=columns)
 
 
@@ -148,7 +149,7 @@ def _movielens(name: str, about: str, file: str) -> Entry:
 
 
 def _online_retail(path: Path) -> Interactions:
-    frame = _table_with(path, "cancel").filter(~pl.col("cancel"))
+    frame = _table_with(path, "cancel").filter(~pl.col("cancel")).drop("cancel")
     columns = {"user_id": "CustomerID", "item_id": "StockCode", "timestamp": "InvoiceDate"}
     return Interactions.from_frame(
         frame, name="online-retail", source=str(path), columns=columns, text_ids=True

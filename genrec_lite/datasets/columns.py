@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import polars as pl
 
-__all__ = ["InteractionsError", "Place", "checked"]
+__all__ = ["InteractionsError", "Place", "checked", "whole_ids"]
 
 # Names under which other people's logs hold our columns (lower case, no underscores).
 ALIASES: dict[str, set[str]] = {
@@ -19,9 +20,15 @@ ALIASES: dict[str, set[str]] = {
     "rating": {"rating", "stars", "score", "overall"},
 }
 REQUIRED = ("user_id", "item_id")
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 
-# Seconds reach 1e11 in the year 5138; milliseconds passed it in 1973.
-FIRST_MILLISECOND = 100_000_000_000
+# What numbers from a size on look like, and how many make a second: seconds reach 1e11 in the year
+# 5138, milliseconds passed it in 1973; so do the next units with 1e14 and 1e17.
+FINER = (
+    (10**17, "nanoseconds", 1_000_000_000),
+    (10**14, "microseconds", 1_000_000),
+    (10**11, "milliseconds", 1000),
+)
 
 
 class InteractionsError(ValueError):
@@ -34,26 +41,26 @@ class Place:
 
     Args:
         source: file name or other name of the table.
-        first: number of the first row in that file (2 below a header line, else 1).
         unit: "line" of a text file or "row" of a table.
+        number: number, in that unit, of the row with an index counted from 0.
     """
 
     source: str
-    first: int = 1
     unit: str = "row"
+    number: Callable[[int], int] = lambda row: row + 1
 
     def cell(self, index: int, column: str) -> str:
         """The words for one cell: file, row and column."""
-        return f"{self.source}, {self.unit} {self.first + index}, column {column!r}"
+        return f"{self.source}, {self.unit} {self.number(index)}, column {column!r}"
 
 
 def checked(
     frame: pl.DataFrame, place: Place, *, columns: Mapping[str, str] | None, text_ids: bool
-) -> pl.DataFrame:
-    """The log's own columns (user_id, item_id, timestamp, rating), typed, in the frame's row order.
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The log's own columns, typed, in the frame's row order; and the names of those not used.
 
     Args:
-        frame: any table; further columns are left out.
+        frame: any table; the log's own columns are user_id, item_id, timestamp, rating.
         place: where it came from, for messages.
         columns: our name to the table's name, for those that differ.
         text_ids: ids are text, not whole numbers.
@@ -75,8 +82,11 @@ def checked(
         elif text_ids:
             typed[ours] = _text_ids(column, place)
         else:
-            typed[ours] = _whole_ids(column, place)
-    return pl.DataFrame(typed)
+            typed[ours] = whole_ids(column, place)
+    taken = names.values()
+    # Columns without a name are a table's row numbers or what lies between two separators.
+    unused = tuple(name for name in frame.columns if name not in taken and name.strip())
+    return pl.DataFrame(typed), unused
 
 
 def _names(found: list[str], place: Place, columns: Mapping[str, str]) -> dict[str, str]:
@@ -109,11 +119,24 @@ def _names(found: list[str], place: Place, columns: Mapping[str, str]) -> dict[s
                 f"(--column {ours}={similar[0]}); if not, drop that column"
             )
         if ours in REQUIRED:
+            data = place.unit == "line" and any(_is_number(name) for name in found)
             raise InteractionsError(
                 f"{place.source} has no column {ours!r}; columns found: {listing}. "
-                f"Map the one that holds it with columns={{{ours!r}: ...}} (--column {ours}=...)"
+                + "If these are data, put a header line above them. " * data
+                + f"Map the one that holds it with columns={{{ours!r}: ...}} (--column {ours}=...)"
+            )
+    for ours, theirs in names.items():
+        others = [other for other in names if other != ours and names[other] == theirs]
+        if others:
+            raise InteractionsError(
+                f"{place.source}: column {theirs!r} is taken both as {ours!r} and as "
+                f"{others[0]!r}: map each to a column of its own"
             )
     return names
+
+
+def _is_number(name: str) -> bool:
+    return name.strip().replace(".", "", 1).isdecimal()
 
 
 def _refuse(bad: pl.Series, column: pl.Series, place: Place, mend: str) -> None:
@@ -123,30 +146,39 @@ def _refuse(bad: pl.Series, column: pl.Series, place: Place, mend: str) -> None:
         return
     count = int(bad.sum())
     value = column[first]
-    shown = "an empty cell (null)" if value is None else repr(value)
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    shown, mend = ("an empty cell", "fill it, or drop the row") if empty else (repr(value), mend)
     others = f" ({count} such cells in this column)" if count > 1 else ""
     raise InteractionsError(f"{place.cell(first, column.name)}: {shown}{others}: {mend}")
+
+
+def _refuse_type(column: pl.Series, place: Place, mend: str) -> NoReturn:
+    raise InteractionsError(
+        f"{place.source}, column {column.name!r} is of type {column.dtype}: {mend}"
+    )
 
 
 def _whole_numbers(column: pl.Series, place: Place, mend: str) -> pl.Series:
     """The column as Int64; text that holds whole numbers, and floats such as 3.0, are taken."""
     _refuse(column.is_null(), column, place, mend)
-    if column.dtype == pl.String:
-        numbers = column.str.strip_chars().cast(pl.Int64, strict=False)
+    if column.dtype in TEXT:
+        numbers = column.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
     elif column.dtype.is_float():
         numbers = column.cast(pl.Int64, strict=False).set(column != column.floor(), None)
     elif column.dtype.is_integer():
         numbers = column.cast(pl.Int64, strict=False)
     else:
-        raise InteractionsError(
-            f"{place.source}, column {column.name!r} is of type {column.dtype}: {mend}"
-        )
+        _refuse_type(column, place, mend)
     _refuse(numbers.is_null(), column, place, mend)
     return numbers
 
 
-def _whole_ids(column: pl.Series, place: Place) -> pl.Series:
-    """Ids as Int64, none negative."""
+def whole_ids(column: pl.Series, place: Place) -> pl.Series:
+    """The column, of a table at `place`, as Int64 ids, none negative.
+
+    Raises:
+        InteractionsError: names the cell that holds no id.
+    """
     mend = "ids are whole numbers from 0; ids that are text need text_ids=True (--text-ids)"
     ids = _whole_numbers(column, place, mend)
     _refuse(ids < 0, column, place, mend)
@@ -154,13 +186,16 @@ def _whole_ids(column: pl.Series, place: Place) -> pl.Series:
 
 
 def _text_ids(column: pl.Series, place: Place) -> pl.Series:
-    """Ids as text, none empty."""
-    mend = "every row needs an id: drop the row"
+    """Ids as text without the space around it, none empty."""
+    mend = "ids are text or whole numbers"
     if column.dtype.is_float():
         # A table with gaps turns whole numbers into floats: 17850.0 is meant as 17850.
         return _whole_numbers(column, place, mend).cast(pl.String)
-    ids = column.cast(pl.String)
-    _refuse(ids.is_null() | (ids == ""), column, place, mend)
+    _refuse(column.is_null(), column, place, mend)
+    if not (column.dtype in TEXT or column.dtype.is_integer()):
+        _refuse_type(column, place, mend)
+    ids = column.cast(pl.String).str.strip_chars()
+    _refuse(ids == "", column, place, mend)
     return ids
 
 
@@ -172,8 +207,9 @@ def _timestamps(column: pl.Series, place: Place) -> pl.Series:
         seconds = column.cast(pl.Datetime("us")).dt.epoch("s")
     else:
         seconds = _whole_numbers(column, place, mend)
-    finer = f"{mend}: this looks like milliseconds, divide by 1000"
-    _refuse(seconds >= FIRST_MILLISECOND, column, place, finer)
+    for size, unit, per_second in FINER:
+        finer = f"{mend}: this looks like {unit}, divide by {per_second}"
+        _refuse(seconds >= size, column, place, finer)
     _refuse(seconds < 0, column, place, mend)
     return seconds
 
@@ -184,9 +220,10 @@ def _ratings(column: pl.Series, place: Place) -> pl.Series:
     _refuse(column.is_null(), column, place, mend)
     text = column.dtype == pl.String
     if not (text or column.dtype.is_numeric()):
-        raise InteractionsError(
-            f"{place.source}, column {column.name!r} is of type {column.dtype}: {mend}"
-        )
+        _refuse_type(column, place, mend)
+    if text:
+        comma = column.str.contains(r"^\s*-?\d+,\d+\s*$")
+        _refuse(comma, column, place, "write a decimal point for the decimal comma")
     ratings = (column.str.strip_chars() if text else column).cast(pl.Float32, strict=False)
     _refuse(ratings.is_null() | ~ratings.is_finite(), column, place, mend)
     return ratings

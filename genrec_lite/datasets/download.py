@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import ssl
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pooch
@@ -80,6 +79,7 @@ def fetch(name: str, cache_dir: Path | str | None = None) -> Path:
         # Released by the operating system, too, should the process be killed.
         with FileLock(cache / f"{name}.lock"):
             if not (cache / file).is_file():
+                _make_room(cache / name, file)
                 download(SOURCES[name].url, archive, md5=SOURCES[name].md5)
                 _unpack(archive, name, file)
                 archive.unlink()
@@ -100,7 +100,9 @@ def download(url: str, path: Path, *, md5: str) -> Path:
     part = _part(path)
     done = part.stat().st_size if part.exists() else 0
     try:
-        with _open(url, start=done) as response:
+        with _connected(url, path):
+            response = _open(url, start=done)
+        with response:
             if done and response.status != 206:  # the server sends the whole file again
                 done = 0
             total = done + int(response.headers.get("Content-Length") or 0)
@@ -115,7 +117,7 @@ def download(url: str, path: Path, *, md5: str) -> Path:
                     disable=None,  # no bar where nobody looks, as in a log file
                 ) as bar,
             ):
-                while chunk := response.read(CHUNK_BYTES):
+                while chunk := _read(response, url, path):
                     file.write(chunk)
                     bar.update(len(chunk))
     except HTTPError as error:
@@ -124,9 +126,6 @@ def download(url: str, path: Path, *, md5: str) -> Path:
         raise DownloadError(
             f"{url} answers {error.code} {error.reason}: try later, or see whether it has moved"
         ) from error
-    except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise DownloadError(_unfinished(url, path, f"no connection ({reason})")) from error
     if part.stat().st_size < total:
         reason = f"the server stopped after {part.stat().st_size:,} of {total:,} bytes"
         raise DownloadError(_unfinished(url, path, reason))
@@ -143,6 +142,23 @@ def _open(url: str, start: int) -> HTTPResponse:
         headers["Range"] = f"bytes={start}-"
     response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
     return response
+
+
+def _read(response: HTTPResponse, url: str, path: Path) -> bytes:
+    with _connected(url, path):
+        return response.read(CHUNK_BYTES)
+
+
+@contextmanager
+def _connected(url: str, path: Path) -> Iterator[None]:
+    """Turns a failure of the connection, of whatever kind, into an error that says how to go on."""
+    try:
+        yield
+    except HTTPError:
+        raise
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise DownloadError(_unfinished(url, path, f"no connection ({reason})")) from error
 
 
 def _unfinished(url: str, path: Path, reason: str) -> str:
@@ -164,6 +180,18 @@ def _verified(part: Path, path: Path, url: str, md5: str) -> Path:
     return part.replace(path)
 
 
+def _make_room(target: Path, file: str) -> None:
+    """Removes an empty folder `target`; one that holds anything is the user's, and stays."""
+    if not target.exists():
+        return
+    if not target.is_dir() or any(target.iterdir()):
+        raise DownloadError(
+            f"{target} exists but lacks {Path(file).name}: move it away, or choose another folder "
+            "with --cache-dir"
+        )
+    target.rmdir()
+
+
 def _unpack(archive: Path, name: str, file: str) -> None:
     """Puts the folder `name` of the zip file beside it, complete or not at all."""
     scratch, target = archive.parent / f".{name}.unpacking", archive.parent / name
@@ -173,7 +201,6 @@ def _unpack(archive: Path, name: str, file: str) -> None:
             content.extractall(scratch)
         if not (scratch / file).is_file():
             raise DownloadError(f"{archive} holds no {file}: the publisher has changed it")
-        shutil.rmtree(target, ignore_errors=True)  # it lacks its main file
         os.replace(scratch / name, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

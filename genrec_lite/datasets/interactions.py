@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
-from polars.exceptions import PolarsError
 from torch import Tensor
 
-from genrec_lite.datasets.columns import InteractionsError, Place, checked
+from genrec_lite.datasets.columns import Place, checked
+from genrec_lite.datasets.files import read_csv, read_parquet
 from genrec_lite.datasets.splits import Sequences
 from genrec_lite.jagged import JaggedTensor
 
-__all__ = ["Interactions", "read_parquet"]
+__all__ = ["Interactions"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,13 @@ class Interactions:
             seconds since 1970) and rating (Float32). Make one with a `from_` method: those check.
         name: what messages and pages call this log.
         duplicates_dropped: number of repeated rows that were left out.
+        columns_not_used: names of the source's columns that were left out.
     """
 
     table: pl.DataFrame
     name: str
     duplicates_dropped: int = 0
+    columns_not_used: tuple[str, ...] = ()
 
     @classmethod
     def from_frame(
@@ -66,14 +68,14 @@ class Interactions:
             InteractionsError: names source, row, column and mend; see `columns.checked`.
         """
         place = source if isinstance(source, Place) else Place(source or name)
-        table = checked(frame, place, columns=columns, text_ids=text_ids)
+        table, not_used = checked(frame, place, columns=columns, text_ids=text_ids)
         timed = "timestamp" in table.columns
         table = table.sort(["user_id", "timestamp"] if timed else "user_id", maintain_order=True)
         kept = _without_duplicates(table) if timed else table
         dropped = table.height - kept.height
         if dropped:
             logger.warning("%s: %d duplicate rows dropped, the first of each kept", name, dropped)
-        return cls(kept, name, dropped)
+        return cls(kept, name, dropped, not_used)
 
     @classmethod
     def from_csv(
@@ -96,30 +98,12 @@ class Interactions:
             header: names of the cells, for a file that has no header line.
         Raises:
             FileNotFoundError: if there is no such file.
+            IsADirectoryError: if it is a folder.
             InteractionsError: if it cannot be read as CSV, or as in `from_frame`.
         """
-        path = _existing(path)
-        try:
-            # Everything as text: a cell that is no number is then found and named, not guessed at.
-            frame = pl.read_csv(
-                path,
-                separator=separator,
-                has_header=header is None,
-                new_columns=header,
-                infer_schema=False,
-            )
-        except PolarsError as error:
-            if path.stat().st_size == 0:
-                raise InteractionsError(
-                    f"{path} is empty: give a file with a header line and rows"
-                ) from None
-            raise InteractionsError(
-                f"{path} cannot be read as CSV with separator {separator!r}: "
-                f"{_first_line(error)}; save it anew as UTF-8 with as many cells in each line"
-            ) from error
-        place = Place(str(path), first=2 if header is None else 1, unit="line")
+        frame, place = read_csv(path, separator=separator, header=header)
         return cls.from_frame(
-            frame, name=name or path.stem, source=place, columns=columns, text_ids=text_ids
+            frame, name=name or Path(path).stem, source=place, columns=columns, text_ids=text_ids
         )
 
     @classmethod
@@ -161,7 +145,7 @@ class Interactions:
     def without_repeats(self) -> Interactions:
         """The log with each user's first event with an item only (what is the next *new* item?)."""
         table = self.table.unique(["user_id", "item_id"], keep="first", maintain_order=True)
-        return Interactions(table, self.name, self.duplicates_dropped)
+        return replace(self, table=table)
 
     def sequences(self) -> Sequences:
         """Each user's items, oldest first, as contiguous indices (the rank of the item's id)."""
@@ -182,7 +166,7 @@ class Interactions:
         )
 
     def report(self) -> dict[str, Any]:
-        """What is in the log: counts, quantiles of events per user, time span, what was dropped."""
+        """What is in the log: counts, events per user, order, time span, what was left out."""
         lengths = self.table["user_id"].rle().struct.field("len")
         levels = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
         found: dict[str, Any] = {
@@ -194,7 +178,9 @@ class Interactions:
                 level: round(lengths.quantile(q, "nearest") or 0) for level, q in levels.items()
             },
             "users with one event": int((lengths == 1).sum()),
+            "order": "by timestamp" if self.has_timestamps else "as the rows came (no timestamp)",
             "duplicate rows dropped": self.duplicates_dropped,
+            "columns not used": list(self.columns_not_used),
         }
         if self.has_timestamps:
             time = pl.col("timestamp")
@@ -203,23 +189,6 @@ class Interactions:
                 datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ") for seconds in ends
             )
         return found
-
-
-def read_parquet(path: Path | str) -> pl.DataFrame:
-    """The table of a Parquet file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        InteractionsError: if it is cut, or no Parquet file.
-    """
-    path = _existing(path)
-    try:
-        return pl.read_parquet(path)
-    except PolarsError as error:
-        raise InteractionsError(
-            f"{path} cannot be read as Parquet, it may be cut or be no Parquet file "
-            f"({_first_line(error)}): copy or fetch it again"
-        ) from error
 
 
 def _without_duplicates(table: pl.DataFrame) -> pl.DataFrame:
@@ -238,13 +207,3 @@ def _without_duplicates(table: pl.DataFrame) -> pl.DataFrame:
 def _tensor(column: pl.Series) -> Tensor:
     """The column as a tensor that owns its memory."""
     return torch.from_numpy(column.to_numpy(writable=True))
-
-
-def _existing(path: Path | str) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}: check the path")
-    return Path(path)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec_lite.datasets.columns import InteractionsError
+from genrec_lite.datasets.columns import InteractionsError, Place, whole_ids
+from genrec_lite.datasets.files import read_csv
 from genrec_lite.datasets.interactions import Interactions
 
 __all__ = ["read_ratings", "read_titles"]
@@ -29,7 +30,12 @@ def read_ratings(path: Path, *, name: str) -> Interactions:
     """
     if path.name == "ratings.csv":
         columns = {"user_id": "userId", "item_id": "movieId"}
-        return Interactions.from_csv(path, name=name, columns=columns)
+        log = Interactions.from_csv(path, name=name, columns=columns)
+        if not log.has_timestamps:
+            raise InteractionsError(
+                f"{path} has no column 'timestamp', which MovieLens files have: fetch it again"
+            )
+        return log
     header = ["user_id", "item_id", "rating", "timestamp"]
     if path.name == "u.data":
         return Interactions.from_csv(path, name=name, separator="\t", header=header)
@@ -45,29 +51,47 @@ def read_titles(folder: Path) -> pl.DataFrame:
 
     Raises:
         FileNotFoundError: if the folder holds none of movies.csv, movies.dat, u.item.
+        InteractionsError: if the file's content is unusable.
     """
     if (folder / "movies.csv").is_file():
-        films = pl.read_csv(folder / "movies.csv")
-        return films.rename({"movieId": "item_id"})
-    if (folder / "movies.dat").is_file():
-        cells = _lines(folder / "movies.dat").str.split("::")
-        genres = cells.list.get(2)
+        films, place = read_csv(folder / "movies.csv")
+        names = ["movieId", "title", "genres"]
+        if not set(names) <= set(films.columns):
+            raise InteractionsError(
+                f"{place.source} has not all of the columns {', '.join(names)}; columns found: "
+                f"{', '.join(films.columns)}: fetch it again"
+            )
+        films = films.select(names).rename({"movieId": "item_id"})
+    elif (folder / "movies.dat").is_file():
+        rows, place = _cells(folder / "movies.dat", "::", count=3)
+        films = _films([(item, title, genres) for item, title, genres in rows])
     elif (folder / "u.item").is_file():
-        cells = _lines(folder / "u.item").str.split("|")
-        flags = cells.list.tail(len(GENRES_100K)).to_list()
-        genres = pl.Series(
-            [
-                "|".join(g for g, on in zip(GENRES_100K, row, strict=True) if on == "1")
-                for row in flags
-            ]
-        )
+        rows, place = _cells(folder / "u.item", "|", count=5 + len(GENRES_100K))
+        films = _films([(row[0], row[1], _genres(row[5:])) for row in rows])
     else:
         raise FileNotFoundError(f"{folder} holds none of movies.csv, movies.dat, u.item")
-    return pl.DataFrame(
-        {"item_id": cells.list.get(0).cast(pl.Int64), "title": cells.list.get(1), "genres": genres}
-    )
+    return films.with_columns(whole_ids(films["item_id"], place))
 
 
-def _lines(path: Path) -> pl.Series:
-    # The old files are written in Latin-1, which polars does not read.
-    return pl.Series(path.read_text("latin-1").splitlines())
+def _cells(path: Path, separator: str, *, count: int) -> tuple[list[list[str]], Place]:
+    """The `count` cells of each line of a file without a header line, and its place."""
+    # The old files are written in Latin-1, in which splitlines() would cut at the byte 0x85.
+    lines = [line.rstrip("\r") for line in path.read_text("latin-1").split("\n")]
+    numbers = [number for number, line in enumerate(lines) if line]
+    rows = [lines[number].split(separator) for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) != count:
+            raise InteractionsError(
+                f"{path}, line {number + 1} has {len(row)} cells parted by {separator!r}, not "
+                f"{count}: fetch the file again"
+            )
+    return rows, Place(str(path), unit="line", number=lambda row: numbers[row] + 1)
+
+
+def _genres(flags: list[str]) -> str:
+    return "|".join(genre for genre, on in zip(GENRES_100K, flags, strict=True) if on == "1")
+
+
+def _films(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
+    schema = dict.fromkeys(["item_id", "title", "genres"], pl.String)
+    return pl.DataFrame(rows, schema=schema, orient="row")

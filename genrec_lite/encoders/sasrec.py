@@ -19,7 +19,9 @@ class SASRecBlock(nn.Module):
 
     The normalised input is the query; keys and values are the raw input, and the residual runs
     from the normalised side. Neither norm has a scale or a shift of its own, as in the public
-    code of the HSTU paper.
+    code of the HSTU paper. Two things differ from that code: it drops attention weights in
+    training, too, and it draws weights from Xavier's normal distribution, those of query, key and
+    value as one (3 d, d) matrix, where ours come from his uniform one, layer by layer.
 
     Args:
         dim: d, width of a position.
@@ -127,7 +129,9 @@ class SASRec(nn.Module):
         return items.with_values(out)
 
     def last(self, items: JaggedTensor) -> Tensor:
-        """Query embeddings (B, d) of each row's last event, for less than half of `forward`.
+        """Query embeddings (B, d) of each row's last event.
+
+        The last row of `forward`, without the top block's work on earlier events.
 
         Args:
             items: B rows of item indices, oldest first.

@@ -27,7 +27,9 @@ MIME = "application/vnd.genrec.record+json"
 # The output format that myst-nb reads for {glue:text}; written here so that no chapter has to
 # import myst_nb, and with it Sphinx, into its kernel.
 GLUE_PREFIX = "application/papermill.record/"
-RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+PACKAGE = Path(__file__).resolve().parents[1]
+RESULTS = PACKAGE.parent / "book" / "results"
+MACHINE_KEYS = {"cpu", "cores", "memory_gib", "gpu", "python", "torch", "platform"}
 MAX_VALUES = 100  # a record holds results, not data sets
 
 
@@ -132,7 +134,8 @@ def load_record(name: str, folder: Path | str = RESULTS) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is no valid JSON ({error}): run its command again") from error
-    missing = {"values", "seed", "command", "commit", "date", "machine"} - set(content)
+    missing = {"name", "values", "seed", "command", "commit", "date", "machine"} - set(content)
+    missing |= {f"machine.{key}" for key in MACHINE_KEYS - set(content.get("machine", {}))}
     if missing:
         raise RecordError(f"{path} lacks {sorted(missing)}: write records with write_record")
     return dict(content)
@@ -168,12 +171,15 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """The commit that the package's files are at, with "+changes" if they differ from it."""
+    """The commit that the package's files are at, with "+changes" if they differ from it.
+
+    A module that is not yet in the repository is a difference too.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parent,
+            cwd=PACKAGE,
             capture_output=True,
             text=True,
             check=True,
@@ -181,7 +187,7 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        changed = git("status", "--porcelain", ".")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -36,7 +36,17 @@ class NextItemModel(nn.Module):
         return self.similarity.items(self.encoder.item_embedding.weight)
 
     def loss(self, batch: NextItemBatch) -> Tensor:
-        """Mean cross-entropy of the batch's targets; negatives come from torch's generator."""
+        """Mean cross-entropy of the batch's targets; negatives come from torch's generator.
+
+        Raises:
+            ValueError: if a row is longer than the encoder looks back.
+        """
+        longest, looked_at = batch.inputs.max_length, self.encoder.max_length
+        if longest > looked_at:
+            raise ValueError(
+                f"a row of the batch has {longest} events, but the encoder looks at {looked_at}: "
+                f"give NextItemBatches(max_length={looked_at})"
+            )
         queries = self.similarity.queries(self.encoder(batch.inputs).values)
         items, temperature = self.items(), self.similarity.temperature
         if self.num_negatives is None:
@@ -57,10 +67,11 @@ class NextItemModel(nn.Module):
         """
         was_training = self.training
         self.eval()
-        queries = self.similarity.queries(self.encoder.last(history))
-        scores = self.similarity.score(queries, self.items())
-        self.train(was_training)
-        return scores
+        try:
+            queries = self.similarity.queries(self.encoder.last(history))
+            return self.similarity.score(queries, self.items())
+        finally:
+            self.train(was_training)
 
     def ranks(
         self, queries: Queries, *, exclude: JaggedTensor | None = None, batch_size: int = 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "book"))  # pytest does; screenshots.py runs without it
+
+from layout import toc_files  # noqa: E402
+
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 # A Chromium that may run as root, and that asks nothing of the network on its own.
@@ -47,8 +50,7 @@ def site_folder() -> Path:
 
 def pages() -> list[str]:
     """The pages of the table of contents, in order, without suffix."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    return toc_files(ROOT / "_toc.yml")
 
 
 @contextmanager

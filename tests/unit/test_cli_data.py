@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,34 @@ def test_show_reads_an_own_file_with_mapped_columns_and_text_ids(tmp_path: Path)
     result = run("show", path, "--text-ids", "--column", "user_id=who")
     assert result.exit_code == 0, result.stderr
     assert "shop" in result.stdout
+    assert re.search("^columns not used +none$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("given", "between"), [(";", ";"), ("\\t", "\t"), ("\t", "\t")])
+def test_show_reads_a_file_with_another_separator(tmp_path: Path, given: str, between: str) -> None:
+    path = tmp_path / "SHOP.CSV"
+    path.write_text("user_id,item_id,where,when\n1,2,3,4\n".replace(",", between))
+    result = run("show", path, "--separator", given)
+    assert result.exit_code == 0, result.stderr
+    assert re.search("^columns not used +where, when$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "options", [["--text-ids"], ["--column", "user_id=nothing"], ["--separator", ";"]]
+)
+def test_an_option_for_files_is_refused_with_the_name_of_a_data_set(options: list[str]) -> None:
+    assert_one_clean_line(run("show", "movielens-small", *options), "is no file", options[0])
+
+
+def test_a_separator_is_refused_with_a_parquet_file(tmp_path: Path) -> None:
+    result = run("show", tmp_path / "log.parquet", "--separator", ";")
+    assert_one_clean_line(result, "log.parquet has no separator")
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.PARQUET", "d"])
+def test_show_of_a_folder_says_that_it_is_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert_one_clean_line(run("show", tmp_path / name), name, "is a folder")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_the_last_line_of_bench_json_is_the_object_and_a_record_can_be_kept(tmp_
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["bench"] == "toy" and len(found["ours"]["cpu_s_all"]) == 2
-    assert load_record("bench-toy", tmp_path / "results")["values"]["ratio"] == found["ratio"]
+    stored = load_record("bench-toy", tmp_path / "results")
+    assert stored["values"]["ratio"] == found["ratio"]
+    assert stored["command"] == "genrec-lite bench toy --repeats 2 --record"
 
 
 def test_bench_for_people_is_a_table_that_says_when_the_machine_is_busy(monkeypatch):

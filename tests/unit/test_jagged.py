@@ -50,6 +50,21 @@ def test_ends_of_rows_are_those_of_lists(rows, n):
     assert j.drop_first(n).to_lists() == [r[n:] for r in rows]
 
 
+@given(ROWS, st.data())
+def test_each_row_may_lose_its_own_number_of_values(rows, data):
+    counts = [data.draw(st.integers(0, 8)) for _ in rows]
+    kept = jagged(rows).drop_last(torch.tensor(counts, dtype=torch.int64))
+    assert kept.to_lists() == [r[: max(0, len(r) - n)] for r, n in zip(rows, counts, strict=True)]
+
+
+@pytest.mark.parametrize("end", ["last", "drop_last", "drop_first"])
+def test_a_negative_number_of_values_is_refused(end):
+    with pytest.raises(ValueError, match="-1 values of a row"):
+        getattr(jagged([[1, 2], [3]]), end)(-1)
+    with pytest.raises(ValueError, match="-2 values of a row"):
+        jagged([[1, 2], [3]]).drop_last(torch.tensor([1, -2]))
+
+
 @given(ROWS.filter(bool), st.data())
 def test_selected_rows_come_in_the_order_asked_for(rows, data):
     wanted = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
@@ -90,6 +105,17 @@ def test_offsets_of_another_dtype_are_refused_with_the_mend():
 def test_falling_offsets_are_named_with_their_row():
     with pytest.raises(ValueError, match="fall from 3 to 1 at row 1"):
         JaggedTensor(torch.arange(3), torch.tensor([0, 3, 1, 3]))
+
+
+def test_a_scalar_is_not_a_batch():
+    with pytest.raises(ValueError, match="values are a scalar"):
+        JaggedTensor(torch.tensor(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("lengths", [[1, 3], [-1, 2]])
+def test_lengths_outside_the_padded_width_are_refused(lengths):
+    with pytest.raises(ValueError, match=f"lengths run from {min(lengths)} to {max(lengths)}"):
+        JaggedTensor.from_padded(torch.zeros(2, 2), torch.tensor(lengths))
 
 
 def test_an_empty_row_has_no_last_value():

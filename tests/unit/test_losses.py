@@ -46,11 +46,14 @@ def assert_equal(ours, reference, tolerance):
 @pytest.mark.parametrize("positions, items", [(1, 1), (1, 7), (9, 2), (17, 40)])
 @pytest.mark.parametrize("chunk", [4, 512])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_full_softmax_equals_cross_entropy(monkeypatch, positions, items, chunk, dtype, tolerance):
+@pytest.mark.parametrize("temperature", [0.05, 0.3])
+def test_full_softmax_equals_cross_entropy(
+    monkeypatch, positions, items, chunk, dtype, tolerance, temperature
+):
     monkeypatch.setattr(losses, "CHUNK", chunk)
     q, w, targets, _ = problem(positions, items, dtype=dtype)
-    reference = gradients(lambda: textbook_full(q.double(), w.double(), targets, 0.05), q, w)
-    ours = gradients(lambda: full_softmax_loss(q, w, targets), q, w)
+    reference = gradients(lambda: textbook_full(q.double(), w.double(), targets, temperature), q, w)
+    ours = gradients(lambda: full_softmax_loss(q, w, targets, temperature=temperature), q, w)
     if items == 1:  # nothing to confuse the target with
         assert all(bool((a.abs() < 1e-6).all()) for a in ours)
     else:
@@ -72,6 +75,50 @@ def test_sampled_softmax_equals_the_loop(
         lambda: textbook_sampled(q.double(), w.double(), targets, negatives, 0.1), q, w
     )
     assert_equal(ours, reference, tolerance)
+
+
+LOSSES = {
+    "full": lambda q, w, targets, negatives: full_softmax_loss(q, w, targets),
+    "sampled by product": sampled_softmax_loss,
+    "sampled by gather": sampled_softmax_loss,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16, torch.float32)])
+def test_autocast_changes_no_loss_and_no_gradient(monkeypatch, name, dtypes):
+    monkeypatch.setattr(losses, "GATHER_FROM", 0 if "gather" in name else 10**9)
+    q, w, targets, negatives = problem(17, 40)
+    q, w = (t.detach().to(d).requires_grad_() for t, d in zip((q, w), dtypes, strict=True))
+    plain = gradients(lambda: LOSSES[name](q, w, targets, negatives), q, w)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = gradients(lambda: LOSSES[name](q, w, targets, negatives), q, w)
+    assert cast[0].dtype == torch.float32
+    assert [t.dtype for t in cast[1:]] == list(dtypes)
+    assert all(torch.equal(a, b) for a, b in zip(cast, plain, strict=True))
+
+
+def test_the_loss_of_half_precision_is_added_up_in_float32():
+    q, w = torch.zeros(3000, 4, dtype=torch.bfloat16), torch.zeros(7, 4, dtype=torch.bfloat16)
+    targets, negatives = torch.zeros(3000, dtype=torch.int64), torch.ones(3000, 6).long()
+    for name, loss in LOSSES.items():
+        value = loss(q, w, targets, negatives)
+        assert value.dtype == torch.float32, name
+        assert value.item() == pytest.approx(math.log(7), rel=4e-3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_second_derivative_is_refused_and_a_graph_may_be_kept(monkeypatch, name):
+    monkeypatch.setattr(losses, "GATHER_FROM", 0 if "gather" in name else 10**9)
+    q, w, targets, negatives = problem(4, 9)
+    loss = LOSSES[name](q, w, targets, negatives)
+    loss.backward(retain_graph=True)
+    first = q.grad.clone()
+    loss.backward()
+    assert torch.equal(q.grad, 2 * first)
+    loss = LOSSES[name](q, w, targets, negatives)
+    with pytest.raises(RuntimeError, match=r"no second derivative: use F\.cross_entropy"):
+        torch.autograd.grad(loss, [q], create_graph=True)
 
 
 def test_large_logits_do_not_overflow():
@@ -118,5 +165,9 @@ def test_bad_shapes_and_ids_are_named():
         sampled_softmax_loss(q, w, targets, torch.full_like(negatives, -1))
     with pytest.raises(ValueError, match="with the same d"):
         full_softmax_loss(q[:, :3], w, targets)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        full_softmax_loss(q, w, targets, temperature=0)
+    with pytest.raises(ValueError, match="temperature is -1"):
+        sampled_softmax_loss(q, w, targets, negatives, temperature=-1)
     with pytest.raises(ValueError, match="for 4 queries"):
         full_softmax_loss(q, w, targets[:2])

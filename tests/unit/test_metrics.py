@@ -70,6 +70,21 @@ def test_a_target_outside_the_corpus_is_named():
         target_ranks(torch.zeros(2, 3), torch.tensor([0, 3]))
 
 
+@pytest.mark.parametrize("item", [-1, 3])
+def test_an_excluded_item_outside_the_corpus_is_named(item):
+    exclude = JaggedTensor.from_lists([[0], [1, item]])
+    with pytest.raises(ValueError, match=f"item {item}, to be excluded for query 1, is outside"):
+        target_ranks(torch.zeros(2, 3), torch.tensor([0, 2]), exclude)
+
+
+def test_rows_to_exclude_are_one_a_query_and_a_chunk_holds_at_least_one():
+    exclude, targets = JaggedTensor.from_lists([[0], [1], [2]]), torch.tensor([0, 2])
+    with pytest.raises(ValueError, match="3 rows to exclude for 2 queries"):
+        full_corpus_ranks(lambda rows: torch.zeros(2, 3)[rows], targets, exclude)
+    with pytest.raises(ValueError, match="chunk_size is -1"):
+        full_corpus_ranks(lambda rows: torch.zeros(2, 3)[rows], targets, chunk_size=-1)
+
+
 def test_infinite_scores_of_other_items_do_not_confuse_the_rank():
     scores = torch.tensor([[math.inf, -math.inf, 0.0]])
     assert target_ranks(scores, torch.tensor([2])).tolist() == [2]
@@ -79,6 +94,8 @@ def test_hand_counted_metrics():
     ranks = torch.tensor([1, 3, 11])
     assert hit_rate_at_k(ranks, 10).item() == pytest.approx(2 / 3)
     assert ndcg_at_k(ranks, 10).item() == pytest.approx((1 + 0.5) / 3)
+    assert hit_rate_at_k(ranks, 3).item() == pytest.approx(2 / 3)  # a rank of exactly k is a hit
+    assert ndcg_at_k(ranks, 3).item() == pytest.approx((1 + 0.5) / 3)
     assert mean_reciprocal_rank(ranks).item() == pytest.approx((1 + 1 / 3 + 1 / 11) / 3)
 
 
@@ -110,6 +127,20 @@ def test_normalized_entropy_of_the_prior_is_one_and_of_the_truth_is_zero():
     assert normalized_entropy(labels.float(), labels).item() < 1e-6
     with pytest.raises(ValueError, match="both kinds"):
         normalized_entropy(torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("wrong", [3.0, -0.1, math.nan])
+def test_a_probability_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match=f"probability 1 is {wrong:g}"):
+        normalized_entropy(torch.tensor([0.5, wrong]), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("metric", [normalized_entropy, auc])
+def test_predictions_and_labels_have_one_shape_and_labels_two_values(metric):
+    with pytest.raises(ValueError, match=r"predictions \(2, 1\) and labels \(2,\)"):
+        metric(torch.full((2, 1), 0.5), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="label 1 is 2: expected 0 or 1"):
+        metric(torch.full((3,), 0.5), torch.tensor([0, 2, 1]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=12))

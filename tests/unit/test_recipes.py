@@ -1,6 +1,7 @@
 """Recipes: a run folder that is complete, repeatable, and refused where it does not fit."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +20,20 @@ from genrec_lite.recipes import (
     evaluate_run,
     half_interval,
     metrics_of,
+    ranks_of,
     run_recipe,
     summary_of,
 )
-from genrec_lite.retrieval.baselines import Popularity
+from genrec_lite.retrieval.baselines import ItemKNN, Popularity
+from genrec_lite.training import TrainingRun
 
 TINY = Recipe("tiny-log", dim=8, num_blocks=1, max_length=6, epochs=3, batch_size=16)
 
 
 def tiny_log(name: str) -> Interactions:
-    """Forty users walking along a ring of thirty items."""
+    """Forty users walking along a ring of thirty items, some of them for two steps only."""
     assert name == "tiny-log"
-    events = [(u, (7 * u + step) % 30) for u in range(40) for step in range(4 + u % 9)]
+    events = [(u, (7 * u + step) % 30) for u in range(40) for step in range(2 + u % 9)]
     frame = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row")
     return Interactions.from_frame(frame, name=name)
 
@@ -41,6 +44,78 @@ def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     published = replace(TINY, protocol="published", num_negatives=4, evaluate_every=2)
     monkeypatch.setitem(RECIPES, "tiny-published", published)
+
+
+ODD = Recipe(
+    "tiny-log", dim=12, num_blocks=3, num_heads=2, max_length=5, dropout=0.37, num_negatives=7,
+    window="any", epochs=9, batch_size=11, learning_rate=0.0123, evaluate_every=2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol, kind", [("validated", "validation"), ("published", "test")])
+def test_training_gets_the_training_part_and_every_number_of_the_recipe(
+    monkeypatch, protocol, kind
+):
+    handed: dict = {}
+
+    def spy(model, loss, batches, optimizer, **options):
+        handed.update(options, model=model, batches=batches, optimizer=optimizer)
+        return TrainingRun()
+
+    monkeypatch.setattr(recipes, "fit", spy)
+    validated = protocol == "validated"
+    recipe = replace(ODD, protocol=protocol, patience=4 if validated else None)
+    sequences = tiny_log("tiny-log").sequences()
+    split = recipes.train(recipe, sequences, seed=3, progress=False)[1]
+    expected_split = leave_last_out(sequences, validation=validated)
+    trained = [row for row in expected_split.train.items.to_lists() if len(row) > 1]
+    batches, (group,) = handed["batches"], handed["optimizer"].param_groups
+    assert batches.items.to_lists() == trained
+    assert (batches.batch_size, batches.max_length, batches.window, batches.seed) == (
+        11, 5, "any", 3,
+    )  # fmt: skip
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.0123, (0.9, 0.98), 0)
+    assert (handed["epochs"], handed["seed"], handed["patience"]) == (9, 3, recipe.patience)
+    assert handed["select"] == ("validation hr@10" if validated else None)
+    model, encoder = handed["model"], handed["model"].encoder
+    assert (model.num_negatives, encoder.dropout, encoder.max_length) == (7, 0.37, 5)
+    assert (len(encoder.blocks), encoder.blocks[0].num_heads) == (3, 2)
+    assert encoder.item_embedding.weight.shape == (30, 12)
+    for seed, same in ((3, True), (4, False)):
+        other = recipes.build_model(recipe, 30, seed).encoder.item_embedding.weight
+        assert torch.equal(other, encoder.item_embedding.weight) == same
+    assert handed["evaluate"](0) == {}
+    measured = metrics_of(ranks_of(recipe, model, getattr(split, kind)))
+    assert handed["evaluate"](1) == {f"{kind} {key}": value for key, value in measured.items()}
+    assert getattr(split, kind).targets.tolist() == getattr(expected_split, kind).targets.tolist()
+
+
+def test_baselines_learn_from_the_training_part_alone(monkeypatch):
+    split = leave_last_out(tiny_log("tiny-log").sequences())
+    learned = []
+    for kind in (Popularity, ItemKNN):
+        real = kind.fit
+        monkeypatch.setattr(
+            kind, "fit", lambda self, part, real=real: learned.append(part) or real(self, part)
+        )
+    baselines_of(TINY, split)
+    assert [part is split.train for part in learned] == [True, True]
+
+
+def test_a_models_ranking_leaves_out_what_the_protocol_says():
+    split = leave_last_out(tiny_log("tiny-log").sequences(), validation=False)
+    model = recipes.build_model(TINY, 30, 0)
+    seen = split.test.history
+    for protocol, left_out in {"validated": seen, "published": seen.last(3)}.items():
+        recipe = replace(TINY, protocol=protocol, max_length=3)
+        expected = model.ranks(split.test, exclude=left_out)
+        assert torch.equal(ranks_of(recipe, model, split.test), expected)
+    assert not torch.equal(expected, model.ranks(split.test))
+
+
+def test_an_unknown_protocol_is_told_the_names():
+    with pytest.raises(ValueError, match="'tested': choose from validated, published"):
+        replace(TINY, protocol="tested")
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-published"])
@@ -100,6 +175,24 @@ def test_the_folder_of_another_run_is_refused(tmp_path):
         run_recipe("tiny", tmp_path, seed=1, progress=False)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "null", '{"recipe": "tiny", "seed": 0}'])
+def test_the_folder_of_a_damaged_run_is_refused_with_the_mend(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config.json describes no run.*: remove it, or train"):
+        run_recipe("tiny", tmp_path, progress=False)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_data_that_cannot_be_read_leaves_no_folder(tmp_path, monkeypatch):
+    def missing(name):
+        raise ValueError(f"{name} is not here")
+
+    monkeypatch.setattr(recipes, "load", missing)
+    with pytest.raises(ValueError, match="tiny-log is not here"):
+        run_recipe("tiny", tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_recipe_is_told_the_names(tmp_path):
     with pytest.raises(ValueError, match="'huge'.*movielens-small-sasrec, .*ml-1m-sasrec"):
         run_recipe("huge", tmp_path / "run")
@@ -132,6 +225,13 @@ def test_what_a_ranking_leaves_out_is_the_protocols_choice_for_baselines_too():
 def test_an_interval_is_students_t():
     assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
     assert half_interval([0.0, 2.0]) == pytest.approx(12.706)
+    for count in range(2, 11):  # against the integral of the distribution's density
+        half = count * half_interval([0.0] * (count - 1) + [1.0])  # in standard errors of 1 / count
+        df = count - 1
+        x = torch.linspace(0, half, 100_001, dtype=torch.float64)
+        scale = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
+        density = scale * (1 + x.square() / df) ** (-(df + 1) / 2)
+        assert 2 * float(torch.trapezoid(density, x)) == pytest.approx(0.95, abs=1e-4)
     for wrong in ([1.0], [1.0] * 11):
         with pytest.raises(ValueError, match="given for 2 to 10"):
             half_interval(wrong)
@@ -156,6 +256,13 @@ def test_a_summary_of_seeds_gives_means_intervals_and_a_short_curve(tmp_path):
     epochs, curve = summary["curve epochs"], summary["curve hr@10"]
     assert len(epochs) <= 30 and epochs[-1] == 100 and curve == [(e - 1) / 100 for e in epochs]
     write_record("tiny", summary, seed=0, command="genrec-lite train", folder=tmp_path)
+
+
+def test_a_summary_is_over_the_seeds_of_one_recipe(tmp_path):
+    for name in ("tiny", "tiny-published"):
+        run_recipe(name, tmp_path / name, progress=False)
+    with pytest.raises(ValueError, match="tiny-published holds a run of tiny-published, .*/tiny"):
+        summary_of([tmp_path / "tiny", tmp_path / "tiny-published"])
 
 
 def test_the_curve_of_a_published_run_is_measured_on_the_test_questions(tmp_path):
@@ -207,4 +314,6 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
 def test_metrics_of_ranks_are_those_of_the_public_tables():
     found = metrics_of(torch.tensor([1, 20, 300, 3]))
     assert found["hr@10"] == 0.5 and found["hr@50"] == found["hr@200"] == 0.75
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / 2) / 4)
+    assert found["ndcg@50"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(21)) / 4)
     assert found["mrr"] == pytest.approx((1 + 1 / 20 + 1 / 300 + 1 / 3) / 4)

@@ -5,10 +5,11 @@ import json
 import polars as pl
 import pytest
 import torch
+from torch.nn import functional as F
 
 from genrec_lite.bench import BENCHMARKS, full_rank, measure, record_values, sasrec_step, textbook
 from genrec_lite.bench.timing import Benchmark, Comparison
-from genrec_lite.datasets import InteractionsError, Sequences, load
+from genrec_lite.datasets import InteractionsError, Sequences, catalogue
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.notebook.record import load_record, write_record
 
@@ -34,9 +35,43 @@ def test_the_steps_agree_in_loss_and_gradients_and_both_can_be_taken(sequences):
     assert comparison.setting["loss_difference"] <= 1e-5
     assert 0 < comparison.setting["gradient_difference"] <= 1e-5
     comparison.ours()
-    assert list(comparison.peers) == ["textbook", "textbook, loss of events only"]
+    assert list(comparison.peers) == ["textbook", "textbook, loss of the padding, too"]
     for step in comparison.peers.values():
         step()
+
+
+def test_the_timed_steps_draw_as_many_negatives_and_lead_to_equal_weights(sequences, monkeypatch):
+    # Plain descent by whole gradients, as AdamW's first steps divide a gradient of 0 by itself.
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda parameters, **_: torch.optim.SGD(parameters, lr=0.01)
+    )
+    monkeypatch.setattr(F, "dropout", lambda x, *_: x)
+    drawn, made = [], []
+
+    def the_same_for_every_position(high, size, **_):
+        drawn.append(tuple(size))
+        return torch.arange(size[-1]).expand(size)
+
+    monkeypatch.setattr(torch, "randint", the_same_for_every_position)
+    for name in ("NextItemModel", "TextbookSASRec"):
+        kind = getattr(sasrec_step, name)
+        monkeypatch.setattr(
+            sasrec_step, name, lambda *a, kind=kind, **k: made.append(kind(*a, **k)) or made[-1]
+        )
+    comparison = small_step(sequences)
+    ours, peer = made
+    events, users = comparison.setting["events"], comparison.setting["users"]
+    shapes = {"textbook": (events, 6), "textbook, loss of the padding, too": (users, 12, 6)}
+    for name, shape in shapes.items():
+        before = {key: p.detach().clone() for key, p in ours.named_parameters()}
+        drawn.clear()
+        comparison.ours()
+        comparison.peers[name]()
+        assert drawn == [(events, 6), shape]
+        assert all(not torch.equal(p, before[key]) for key, p in ours.named_parameters())
+        reached = textbook.TextbookSASRec(ours.encoder).state_dict()
+        for key, weights in peer.state_dict().items():
+            assert (weights - reached[key]).norm() <= 1e-5 * reached[key].norm(), (name, key)
 
 
 def test_a_textbook_with_another_loss_is_not_timed(sequences, monkeypatch):
@@ -61,7 +96,9 @@ def test_a_textbook_with_another_gradient_is_not_timed(sequences, monkeypatch):
 def test_the_evaluations_agree_in_every_rank(sequences):
     comparison = full_rank.compare(sequences, "toy", max_length=12, dim=8)
     assert comparison.setting["equal_ranks"] == 1
-    assert torch.equal(comparison.ours(), comparison.peers["textbook"]())
+    assert list(comparison.peers) == ["textbook", "textbook, one user at a time, argsort"]
+    for way in comparison.peers.values():
+        assert torch.equal(comparison.ours(), way())
 
 
 def test_an_evaluation_with_other_ranks_is_not_timed(sequences, monkeypatch):
@@ -84,7 +121,7 @@ def counted() -> tuple[Benchmark, list[str]]:
 def test_the_ways_take_turns_and_one_json_object_tells_what_they_cost():
     benchmark, calls = counted()
     found = json.loads(json.dumps(measure(benchmark, 3)))
-    assert calls == ["ours", "peer"] * 3
+    assert calls == ["ours", "peer"] * (1 + 3)  # once before the clock
     assert list(found) == ["bench", "ratio", "unit", "ours", "peers", "setting", "machine"]
     assert (found["bench"], found["unit"], found["setting"]) == ("toy", "cpu_s", {"users": 3})
     assert found["ratio"] == found["peers"]["peer"]["cpu_s"] / found["ours"]["cpu_s"]
@@ -97,7 +134,23 @@ def test_the_benchmarks_own_number_of_repeats_holds_unless_another_is_given():
     benchmark, calls = counted()
     threads = torch.get_num_threads()
     assert measure(benchmark)["machine"]["threads"] == 1
-    assert calls == ["ours", "peer"] * 2 and torch.get_num_threads() == threads
+    assert calls == ["ours", "peer"] * (1 + 2) and torch.get_num_threads() == threads
+
+
+def test_the_cost_is_the_median_and_the_first_call_is_not_counted(monkeypatch):
+    now = [0.0]
+
+    def way(*seconds):
+        left = list(seconds)
+        return lambda: now.__setitem__(0, now[0] + left.pop(0))
+
+    monkeypatch.setattr("genrec_lite.bench.timing.time.process_time", lambda: now[0])
+    comparison = Comparison(
+        way(99, 5, 1, 2), {"first": way(99, 6, 9, 4), "next": way(9, 9, 9, 9)}, {}
+    )
+    found = measure(Benchmark("toy", "a toy", lambda: comparison, repeats=3))
+    assert found["ours"]["cpu_s"] == 2 and found["ours"]["cpu_s_all"] == [5, 1, 2]
+    assert found["peers"]["first"]["cpu_s"] == 6 and found["ratio"] == 3
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.2, False), (3.4, False), (3.6, True)])
@@ -118,18 +171,25 @@ def test_a_record_of_a_benchmark_can_be_written_and_read(tmp_path):
 
 
 def test_without_movielens_1m_the_histories_are_made_and_called_so(monkeypatch):
-    def only_small(name):
-        if name != "movielens-small":
-            raise InteractionsError(f"{name} is not here")
-        return load(name)
+    def nowhere(name):
+        raise InteractionsError(f"{name} is not here")
 
-    monkeypatch.setattr(textbook, "load", only_small)
+    monkeypatch.setattr(textbook, "locate", nowhere)
     monkeypatch.setattr(textbook, "NUM_USERS", 200)
     sequences, data = textbook.movielens_1m_like()
     assert "made" in data and "movielens-small" in data
     assert (len(sequences), sequences.num_items) == (200, 3706)
     assert int(sequences.items.lengths.min()) >= 20
     assert all(len(row.unique()) == len(row) for row in sequences.items)
+
+
+def test_a_damaged_movielens_1m_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREC_LITE_DATA", str(tmp_path))
+    file = tmp_path / catalogue.entry("ml-1m").file
+    file.parent.mkdir()
+    file.write_text("no ratings\n")
+    with pytest.raises(InteractionsError, match=r"ratings\.dat"):
+        textbook.movielens_1m_like()
 
 
 def test_the_registry_holds_both_under_their_names():

@@ -1,8 +1,10 @@
 import sys
+import threading
 import types
 
 import nbformat
 import pytest
+from filelock import FileLock
 
 from build import SiteFailed, build, check_pages
 from layout import BookError
@@ -55,6 +57,8 @@ def executed(site):
 
 def test_the_staged_tree_holds_notebooks_scripts_and_a_configuration_that_executes_nothing(site):
     executed(site)
+    for stray in ("book/start.ipynb", "book/.start.md.swp", "chapters/.ipynb_checkpoints/a.png"):
+        site.write(stray, "no page")
     staged = stage(site, "smoke")
     names = {p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()}
     assert names >= {
@@ -67,7 +71,8 @@ def test_the_staged_tree_holds_notebooks_scripts_and_a_configuration_that_execut
         "book/_static/js/mathjax/tex-svg.js",
         "genrec_lite/losses.py",
     }
-    assert "chapters/01_ranks.md" not in names
+    assert "chapters/01_ranks.md" not in names and "book/start.ipynb" not in names
+    assert [name for name in names if "/." in name] == []
     assert "execute_notebooks: 'off'" in (staged / "_config.yml").read_text()
 
 
@@ -101,6 +106,26 @@ def test_a_page_that_was_not_built_or_is_empty_fails(site):
         check_pages(html, site.root / "_toc.yml")
     page.write_text(PAGE.format("02", "<p>five words of real text</p>"))
     check_pages(html, site.root / "_toc.yml")
+
+
+def test_a_second_build_of_a_site_says_that_it_waits_for_the_first(site, monkeypatch):
+    events = []
+    monkeypatch.setattr("build.run", lambda *_, **__: events.append("runs"))
+    monkeypatch.setattr("build._site", lambda *_: events.append("builds"))
+    (site.build / "smoke").mkdir(parents=True)
+    with FileLock(site.build / "smoke" / "build.lock"):
+        waits = threading.Event()
+
+        def say(line):
+            events.append(line)
+            waits.set()
+
+        second = threading.Thread(target=lambda: build("smoke", book=site, say=say))
+        second.start()
+        assert waits.wait(10)
+        assert events == ["waiting for another build"]
+    second.join(10)
+    assert events == ["waiting for another build", "runs", "builds"]
 
 
 def test_the_site_is_built_once_and_a_failed_build_leaves_the_old_site(site, monkeypatch):

@@ -58,6 +58,46 @@ def test_data_files_count_when_listed_or_named_by_an_imported_module(book):
     assert changed_by(book, "data/unused.csv", "3,4\n") == {}
 
 
+def test_a_data_file_counts_in_a_folder_of_data_too(book):
+    book.write("data/deep/clicks.csv", "1,2\n")
+    book.chapter("02_pairs", "open('../data/deep/clicks.csv')")
+    assert changed_by(book, "data/deep/clicks.csv", "3\n") == {"02_pairs": ["data/deep/clicks.csv"]}
+
+
+@pytest.mark.parametrize("place", ["variable", "cache"])
+def test_a_data_set_outside_the_repository_counts_where_its_file_is_named(
+    book, tmp_path, monkeypatch, place
+):
+    outside, nowhere = tmp_path / "outside", tmp_path / "nowhere"
+    monkeypatch.setenv("GENREC_LITE_DATA", str(outside if place == "variable" else nowhere))
+    cache = outside if place == "cache" else nowhere
+    monkeypatch.setattr("fingerprint.pooch.os_cache", lambda name: cache)
+    book.write("genrec_lite/pairs/table.py", "ROWS = f'{name}/ratings.dat', 'ml-1m'\n")
+    fetched = "outside/ml-1m/ratings.dat"
+    book.write("outside/ml-1m/other.dat", "1,2\n")
+    expected = {"02_pairs": [str(tmp_path / fetched)]}
+    assert changed_by(book, fetched, "1,2\n") == expected
+    assert changed_by(book, fetched, "1,2\n3,4\n") == expected
+    assert changed_by(book, "outside/ml-1m/other.dat", "3,4\n5,6\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("cell", "counts"),
+    [
+        ('load_record(\n    "ml_1m")', True),
+        ('names = ["ml_1m"]\nrows = [load_record(name) for name in names]', True),
+        ('load_record(f"ml_{n}m")', True),
+        ('load_record("other")', False),
+        ('names = ["ml_1m"]', False),
+    ],
+)
+def test_a_record_counts_for_a_cell_that_loads_it_by_whatever_name(book, cell, counts):
+    book.chapter("02_pairs", cell)
+    name = "book/results/ml_1m.json"
+    book.write(name, "[]")
+    assert changed_by(book, name, "{}") == ({"02_pairs": [name]} if counts else {})
+
+
 def test_a_record_counts_for_the_chapter_that_loads_it(book):
     book.chapter("02_pairs", 'row = load_record("ml_1m")')
     name = "book/results/ml_1m.json"
@@ -73,6 +113,7 @@ def test_a_record_counts_for_the_chapter_that_loads_it(book):
         ("if True:\n    %time from genrec_lite import metrics\n!ls", {"", ".metrics"}),
         ("%%time\n%timeit -n 3 import genrec_lite.pairs", {"", ".pairs"}),
         ("run('python', '-m', 'genrec_lite.metrics')", {"", ".metrics"}),
+        ("read('import genrec_lite.pairs.table as t')", {"", ".pairs", ".pairs.table"}),
         ("import torch, genrec_lite_other", set()),
     ],
 )  # fmt: skip
@@ -81,8 +122,9 @@ def test_every_form_of_import_is_found(book, source, found):
     assert graph.named_in(source) == {f"genrec_lite{name}" for name in found}
 
 
-def test_a_cell_that_is_not_plain_python_depends_on_the_whole_package(book):
+def test_a_cell_that_is_not_plain_python_or_computes_imports_depends_on_the_whole_package(book):
     graph = ModuleGraph(book.root / "genrec_lite")
+    assert graph.named_in("from importlib import import_module as i\ni(x)") == set(graph.files)
     assert graph.named_in("%%bash\nfor f in *; do echo $f; done") == set(graph.files)
 
 

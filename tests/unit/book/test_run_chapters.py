@@ -98,11 +98,27 @@ def test_a_failing_cell_is_shown_and_ends_the_other_chapter(book):
     assert not list(book.executed("smoke").glob("*"))
 
 
-def test_what_a_cell_writes_to_stderr_is_reported_with_its_cell(book):
-    book.chapter("02_pairs", "x = 1", "import warnings\nwarnings.warn('odd rows')")
-    lines = []
-    run("smoke", book=book, only=["02"], say=lines.append)
-    assert "stderr" in lines[-1] and "code cell 3" in lines[-1] and "odd rows" in lines[-1]
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("import warnings\nwarnings.warn('odd rows')", r"it writes to stderr[\s\S]*odd rows"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+    ],
+)
+def test_a_cell_that_ends_the_run_or_writes_to_stderr_fails_the_chapter(book, cell, message):
+    book.chapter("02_pairs", "x = 1", cell, "print('last')")
+    with pytest.raises(ChapterFailed, match=f"02_pairs.md, code cell 3 .*failed: {message}"):
+        run("smoke", book=book, only=["02"], say=lambda _: None)
+    assert not (book.executed("smoke") / "02_pairs.ipynb").exists()
+
+
+def test_the_notebook_of_a_chapter_that_is_gone_is_deleted_by_a_whole_run_only(book, monkeypatch):
+    old = book.write("_build/executed/smoke/03_renamed.ipynb", "{}")
+    monkeypatch.setattr(run_chapters, "_plan", lambda *_: ([], 2))
+    run("smoke", book=book, only=["02"], say=lambda _: None)
+    assert old.exists()
+    run("smoke", book=book, say=lambda _: None)
+    assert not old.exists()
 
 
 def test_a_kernel_that_dies_is_an_error_that_names_the_cell(book):
@@ -138,6 +154,33 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_where_it_was(book):
     assert (book.executed("smoke") / "01_ranks.ipynb").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_interruption_does_not_cut_short_the_ending_of_processes(number):
+    command = f"""
+import os, signal, sys, time
+from run_chapters import as_command
+def work():
+    try:
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(30)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        print("ended")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(as_command(work))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, "PYTHONPATH": str(Path(run_chapters.__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "ended" in done.stdout and "Finished chapters are kept" in done.stdout
+
+
 def test_the_command_ends_with_1_and_no_traceback_of_its_own_when_a_profile_is_wrong(book):
     book.write("chapters/profiles.yml", "01_ranks:\n  smoke: {NUM_ITEMS: 1}\n")
     runner = start(book)
@@ -151,12 +194,12 @@ def test_one_chapter_gets_all_cores_and_two_share_them(book, monkeypatch):
     monkeypatch.setattr(run_chapters, "cores", lambda: 6)
     seen = []
 
-    def environment(book, threads, scratch):
-        seen.append(real(book, threads, scratch)["OMP_NUM_THREADS"])
+    def environment(root, threads, scratch):
+        seen.append(real(root, threads, scratch)["OMP_NUM_THREADS"])
         return {}
 
-    real = run_chapters._environment
-    monkeypatch.setattr(run_chapters, "_environment", environment)
+    real = run_chapters.environment
+    monkeypatch.setattr(run_chapters, "environment", environment)
     monkeypatch.setattr(run_chapters.sys, "executable", "/bin/true")
     run("smoke", book=book, say=lambda _: None)
     assert seen == ["3", "3"]

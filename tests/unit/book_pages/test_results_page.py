@@ -77,6 +77,9 @@ def test_a_book_without_claims_says_so(book):
         ({"ours": "record:03_missing.hr_10"}, r"claim sasrec-hr: .*run chapter 03_missing"),
         ({"ours": "0.2861"}, r"claim sasrec-hr: ours is '0.2861'"),
         ({"ours": "result:hr_10"}, r"claim sasrec-hr: ours is 'result:hr_10'"),
+        ({"ours": "result:ml-1m_sasrec.by_seed"}, r"sasrec-hr: ml-1m_sasrec\.by_seed is \[0\.285"),
+        ({"published": "28%"}, r"claim sasrec-hr: published is '28%': .*one number"),
+        ({"chapter": "02_sasrec"}, r"claim sasrec-hr: there is no chapter '02_sasrec' in _toc"),
         ({"colour": "red"}, r"claim sasrec-hr: lacks \[\], has unknown \['colour'\]"),
     ],
 )
@@ -108,6 +111,6 @@ def test_a_readme_without_marks_is_refused():
 
 
 def test_the_readme_is_up_to_date_with_the_records():
-    """Mend with `python book/results_page.py --readme`."""
+    """Mend with `.venv/bin/python book/results_page.py --readme`."""
     text = results_page.README.read_text(encoding="utf-8")
     assert text == with_table(text, readme_table())

@@ -14,6 +14,9 @@ def test_the_page_lists_executed_chapters_in_the_order_of_the_book(tmp_path):
         nbformat.write(
             nbformat.v4.new_notebook(metadata={"genrec": run}), tmp_path / f"{stem}.ipynb"
         )
+    gone = {"seconds": 1000.0, "cell_seconds": [1.0]}
+    nbformat.write(nbformat.v4.new_notebook(metadata={"genrec": gone}), tmp_path / "01_old.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "preface.ipynb")
     page = tmp_path / "timings.md"
     write(tmp_path, page)
     text = page.read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import torch
 
-from genrec_lite.datasets.batches import NextItemBatches
+from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.splits import Sequences
 from genrec_lite.jagged import JaggedTensor
 
@@ -53,6 +53,22 @@ def test_the_epoch_number_alone_decides_the_batches():
     order = [b.inputs.values.tolist() for b in batches(3)]
     assert order == [b.inputs.values.tolist() for b in again(3)]
     assert order != [b.inputs.values.tolist() for b in again(4)]
+
+
+def test_the_seed_decides_the_order_of_users_and_the_stretches():
+    rows = [list(range(10)), list(range(10, 20))] * 8
+    for window in ("last", "any"):
+        first, again, other = (
+            NextItemBatches(sequences(rows), max_length=3, seed=seed, window=window)(0)[0]
+            for seed in (1, 1, 2)
+        )
+        assert first.inputs.values.tolist() == again.inputs.values.tolist()
+        assert first.inputs.values.tolist() != other.inputs.values.tolist()
+
+
+def test_a_batch_has_one_target_for_each_event():
+    with pytest.raises(ValueError, match=r"targets \(1,\) for 2 events"):
+        NextItemBatch(JaggedTensor.from_lists([[1, 2]]), torch.tensor([2]))
 
 
 def test_nothing_to_learn_from_is_an_error():

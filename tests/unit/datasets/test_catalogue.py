@@ -86,6 +86,7 @@ def test_ordered_logs_follow_their_column_pos_and_have_no_times(own_data: Path) 
     )
     log = load("ml-1m-ordered")
     assert not log.has_timestamps
+    assert log.columns_not_used == ()
     assert log.table.rows() == [(1, 8, 5.0), (1, 7, 4.0), (2, 9, 3.0)]
 
 

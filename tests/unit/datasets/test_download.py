@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPResponse, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_a_server_that_is_not_there_is_named_and_other_means_are_told(
         fetch("ml-1m", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(errno.EHOSTUNREACH, "No route to host"), TimeoutError(), IncompleteRead(b"")],
+)
+def test_a_connection_lost_while_reading_is_not_taken_for_a_folder_that_cannot_be_written_to(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def read(response: HTTPResponse, amount: int) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(HTTPResponse, "read", read)
+    with pytest.raises(DownloadError, match="no connection .*goes on where it stopped"):
+        fetch("ml-1m", tmp_path)
+
+
 def test_a_zip_without_the_expected_file_is_refused(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +211,32 @@ def test_a_zip_without_the_expected_file_is_refused(
     with pytest.raises(DownloadError, match="holds no ml-1m/ratings.dat"):
         fetch("ml-1m", tmp_path)
     assert not (tmp_path / "ml-1m").exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    (tmp_path / "ml-1m").mkdir()
+    (tmp_path / "ml-1m" / "my_notes.txt").touch()
+    with pytest.raises(DownloadError, match="ml-1m exists but lacks ratings.dat: move it away"):
+        fetch("ml-1m", tmp_path)
+    assert files(tmp_path) == {"ml-1m/my_notes.txt"}
+    assert publisher.asked == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    (tmp_path / "ml-1m").touch()
+    with pytest.raises(DownloadError, match="ml-1m exists but lacks ratings.dat"):
+        fetch("ml-1m", tmp_path)
+    assert files(tmp_path) == {"ml-1m"}
+
+
+def test_an_empty_folder_is_filled(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "ml-1m").mkdir()
+    fetch("ml-1m", tmp_path)
+    assert files(tmp_path) == DONE
 
 
 FETCH_IN_A_PROCESS = """

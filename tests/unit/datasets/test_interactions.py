@@ -168,9 +168,15 @@ def test_the_report_counts_users_items_lengths_and_the_span_of_time() -> None:
 HEADER = "user_id,item_id,rating,timestamp\n"
 BAD_CELLS = {
     "text for a number": ("1,10,4.0,100\n1,ten,4.0,101\n", ["line 3", "'item_id'", "'ten'"]),
+    "microseconds": ("1,10,4,1260759144000000\n", ["'timestamp'", "microseconds", "1000000"]),
+    "nanoseconds": ("1,10,4,1260759144000000000\n", ["nanoseconds", "1000000000"]),
+    "a decimal comma": ('1,10,"3,5",100\n', ["line 2", "'rating'", "'3,5'", "decimal point"]),
     "a fraction as id": ("1.5,10,4.0,100\n", ["line 2", "'user_id'", "'1.5'", "--text-ids"]),
     "a negative id": ("1,10,4.0,100\n-3,10,4,100\n", ["line 3", "'user_id'", "'-3'"]),
-    "an empty id": ("1,10,4.0,100\n1,,4.0,100\n", ["line 3", "'item_id'", "empty cell"]),
+    "an empty id": (
+        "1,10,4.0,100\n1,,4.0,100\n",
+        ["line 3", "'item_id'", "an empty cell: fill it, or drop"],
+    ),
     "a text time": ("1,10,4.0,yesterday\n", ["line 2", "'timestamp'", "'yesterday'", "seconds"]),
     "milliseconds": ("1,10,4,1260759144000\n", ["line 2", "'1260759144000'", "divide by 1000"]),
     "a time before 1970": ("1,10,4.0,-1\n", ["line 2", "'timestamp'", "'-1'"]),
@@ -180,7 +186,7 @@ BAD_CELLS = {
     "an empty rating": ("1,10,,100\n", ["line 2", "'rating'", "empty cell"]),
     "a cut last line": ("1,10,4.0,100\n1,11\n", ["line 3", "'timestamp'", "empty cell"]),
     "an empty line": ("1,10,4.0,100\n\n1,x,4.0,101\n", ["line 3", "empty cell"]),
-    "too many cells": ("1,10,4.0,100,7\n", ["as many cells in each line"]),
+    "too many cells": ("1,10,4,100\n1,10,4,100,7\n", ["line 3 has 5 cells, not 4", "as many"]),
 }
 
 
@@ -215,9 +221,43 @@ def test_a_column_of_another_type_is_refused(column: str) -> None:
         Interactions.from_frame(frame.with_columns(pl.lit(True).alias(column)), name="shop")
 
 
-def test_an_empty_text_id_is_refused() -> None:
-    frame = pl.DataFrame({"user_id": ["al", ""], "item_id": ["tea", "tea"]})
-    with pytest.raises(InteractionsError, match="row 2, column 'user_id'.*needs an id"):
+@pytest.mark.parametrize("text_ids", [False, True])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([[1]]),
+        pl.Series([b"\xff"]),
+        pl.Series([{"a": 1}]),
+        pl.Series([datetime(2010, 12, 1)]),
+    ],
+    ids=lambda column: str(column.dtype),
+)
+def test_ids_of_a_type_that_holds_no_id_are_refused(column: pl.Series, text_ids: bool) -> None:
+    frame = pl.DataFrame({"user_id": column, "item_id": ["1"]})
+    with pytest.raises(InteractionsError, match="shop, column 'user_id' is of type "):
+        Interactions.from_frame(frame, name="shop", text_ids=text_ids)
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["3", "4"])])
+def test_ids_of_a_categorical_column_are_read_as_text(dtype: pl.DataType) -> None:
+    ids = pl.Series(["4", "3"], dtype=dtype)
+    frame = pl.DataFrame({"user_id": ids, "item_id": ids})
+    numbers = Interactions.from_frame(frame, name="shop")
+    assert numbers.table.rows() == [(3, 3), (4, 4)]
+    text = Interactions.from_frame(frame, name="shop", text_ids=True)
+    assert text.table.rows() == [("3", "3"), ("4", "4")]
+
+
+def test_space_around_a_text_id_is_no_part_of_it() -> None:
+    frame = pl.DataFrame({"user_id": ["al ", "al"], "item_id": ["tea", " milk"]})
+    log = Interactions.from_frame(frame, name="shop", text_ids=True)
+    assert log.table.rows() == [("al", "tea"), ("al", "milk")]
+
+
+@pytest.mark.parametrize("value", ["", " ", None])
+def test_an_empty_text_id_is_refused(value: str | None) -> None:
+    frame = pl.DataFrame({"user_id": ["al", value], "item_id": ["tea", "tea"]})
+    with pytest.raises(InteractionsError, match="row 2, column 'user_id': an empty cell: fill it"):
         Interactions.from_frame(frame, name="shop", text_ids=True)
 
 
@@ -240,6 +280,21 @@ def test_a_time_column_of_another_name_is_not_overlooked(tmp_path: Path) -> None
         Interactions.from_csv(path)
 
 
+def test_the_report_tells_which_order_holds_and_which_columns_are_not_used() -> None:
+    frame = pl.DataFrame({"user_id": [1], "item_id": [2], "created_at": [3], "": [0]})
+    report = Interactions.from_frame(frame, name="shop").without_repeats().report()
+    assert report["order"] == "as the rows came (no timestamp)"
+    assert report["columns not used"] == ["created_at"]
+    columns = {"timestamp": "created_at"}
+    report = Interactions.from_frame(frame, name="shop", columns=columns).report()
+    assert (report["order"], report["columns not used"]) == ("by timestamp", [])
+
+
+def test_a_column_is_not_taken_for_two_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(InteractionsError, match="'item_id' is taken both as 'user_id' and as"):
+        Interactions.from_csv(csv(tmp_path, GOOD), columns={"user_id": "item_id"})
+
+
 def test_a_mapping_to_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InteractionsError, match="no column 'when', which columns maps"):
         Interactions.from_csv(csv(tmp_path, GOOD), columns={"timestamp": "when"})
@@ -250,13 +305,6 @@ def test_a_mapping_of_an_unknown_column_of_ours_is_refused(tmp_path: Path) -> No
         Interactions.from_csv(csv(tmp_path, GOOD), columns={"user": "user_id"})
 
 
-@pytest.mark.parametrize(("text", "told"), [("", "is empty"), (HEADER, "holds no row of data")])
-def test_an_empty_file_is_refused(tmp_path: Path, text: str, told: str) -> None:
-    path = csv(tmp_path, text)
-    with pytest.raises(InteractionsError, match=told):
-        Interactions.from_csv(path)
-
-
 def test_a_cut_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pl.DataFrame({"user_id": range(999), "item_id": range(999)}).write_parquet(path)
@@ -265,14 +313,13 @@ def test_a_cut_parquet_file_is_named(tmp_path: Path) -> None:
         Interactions.from_parquet(path)
 
 
-def test_a_csv_file_that_is_not_text_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    path.write_bytes(HEADER.encode() + b"1,2,3,4\n\xff\xfe\x00,2,3,4\n")
-    with pytest.raises(InteractionsError, match="log.csv"):
-        Interactions.from_csv(path)
-
-
 @pytest.mark.parametrize("read", [Interactions.from_csv, Interactions.from_parquet])
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, read) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("read", [Interactions.from_csv, Interactions.from_parquet])
+def test_a_folder_is_named_as_such(tmp_path: Path, read) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+        read(tmp_path)

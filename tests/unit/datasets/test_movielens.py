@@ -29,6 +29,18 @@ def test_in_a_file_without_a_header_line_the_first_row_is_line_1(tmp_path: Path,
         read_ratings(tmp_path / name, name="films")
 
 
+def test_movielens_ratings_without_their_times_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n2,31,2.5\n")
+    with pytest.raises(InteractionsError, match="ratings.csv has no column 'timestamp'"):
+        read_ratings(tmp_path / "ratings.csv", name="films")
+
+
+def test_a_cut_line_of_a_file_without_a_header_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("2\t31\t2.5\n1\t1029\t3\n")
+    with pytest.raises(InteractionsError, match="u.data, line 1 has 3 cells, not 4"):
+        read_ratings(tmp_path / "u.data", name="films")
+
+
 def test_a_file_of_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InteractionsError, match="give ratings.csv, ratings.dat or u.data"):
         read_ratings(tmp_path / "tags.csv", name="films")
@@ -50,4 +62,28 @@ def test_titles_of_all_formats_are_read_with_their_genres(tmp_path: Path, name: 
 
 def test_a_folder_without_titles_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="none of movies.csv"):
+        read_titles(tmp_path)
+
+
+def test_the_byte_0x85_of_latin_1_ends_no_line(tmp_path: Path) -> None:
+    (tmp_path / "movies.dat").write_bytes(b"1::Wait\x85 (1990)::Drama\r\n\n2::Heat::Action\n")
+    found = read_titles(tmp_path).rows()
+    assert found == [(1, "Wait\x85 (1990)", "Drama"), (2, "Heat", "Action")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("movies.csv", "id,title,genres\n1,Heat,Action\n", "not all of the columns movieId"),
+        ("movies.csv", "movieId,title,genres\none,Heat,A\n", "line 2, column 'item_id': 'one'"),
+        ("movies.dat", "1::Heat::Action\n\n2::Heat\n", "line 3 has 2 cells parted by '::', not 3"),
+        ("movies.dat", "1::Heat::A\n\none::Heat::A\n", "line 3, column 'item_id': 'one'"),
+        ("u.item", "1|Heat\n", "line 1 has 2 cells"),
+    ],
+)
+def test_titles_that_cannot_be_used_are_named_with_their_line(
+    tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InteractionsError, match=f"{name}.*{told}"):
         read_titles(tmp_path)

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 
-LENGTHS = [3, 0, 1, 6, 9, 2]
+LENGTHS = [3, 0, 1, 6, 9, 2, 5]  # 5 shares a bucket with 6 and the last 6 of 9
 
 
 def model(**changes) -> SASRec:
@@ -78,7 +79,7 @@ def test_float32_is_close_to_float64():
 
 def test_the_last_event_alone_equals_the_last_row_of_all():
     sasrec = model()
-    rows = histories().select(torch.tensor([0, 2, 3, 4, 5]))
+    rows = histories().select(torch.tensor([0, 2, 3, 4, 5, 6]))
     assert torch.allclose(sasrec.last(rows), sasrec(rows).last_values(), rtol=1e-12)
 
 
@@ -94,9 +95,36 @@ def test_the_future_and_other_users_change_nothing():
 
 def test_users_may_come_in_any_order():
     sasrec, rows = model(), histories()
-    order = torch.tensor([4, 1, 5, 0, 3, 2])
+    order = torch.tensor([4, 1, 5, 6, 0, 3, 2])
     shuffled = sasrec(rows.select(order))
     assert torch.allclose(shuffled.values, sasrec(rows).select(order).values, rtol=1e-12)
+
+
+def test_rows_of_one_bucket_that_differ_in_length_do_not_see_the_padding():
+    rows = JaggedTensor.from_lists([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 1], [2, 3, 4, 5, 6]])
+    sasrec = model()
+    alone = [rows[i : i + 1] for i in range(3)]
+    expected = torch.cat([sasrec(row).values for row in alone])
+    torch.testing.assert_close(sasrec(rows).values, expected)
+    torch.testing.assert_close(sasrec.last(rows), torch.cat([sasrec.last(row) for row in alone]))
+
+
+def test_training_drops_embeddings_and_both_layers_of_each_network_and_scoring_nothing(monkeypatch):
+    sasrec, rows = model(dropout=0.3), histories()
+    assert torch.equal(sasrec(rows).values, sasrec(rows).values)
+    sasrec.train()
+    assert not torch.equal(sasrec(rows).values, sasrec(rows).values)
+    asked = []
+    monkeypatch.setattr(
+        F, "dropout", lambda x, p, training: asked.append((p, training)) or torch.zeros_like(x)
+    )
+    assert not sasrec._embed(rows.last(6)).any()
+    assert asked == [(0.3, True)]
+    one_bucket = rows[3:5]
+    for mode in (True, False):
+        asked.clear()
+        sasrec.train(mode)(one_bucket)
+        assert asked == [(0.3, mode)] * (1 + 2 * 2)
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[], []]])

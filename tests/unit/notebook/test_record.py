@@ -1,6 +1,10 @@
 """Records: through a real notebook, and as files of full-size runs."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+import genrec_lite
 from genrec_lite.notebook import load_record, read_records, record, write_record
 from genrec_lite.notebook.record import RecordError
 
@@ -92,6 +97,35 @@ def test_a_full_size_record_says_where_it_comes_from(tmp_path):
     assert loaded["machine"]["torch"] == torch.__version__
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_record_says_when_any_module_of_the_package_differs_from_the_commit(
+    tmp_path, monkeypatch
+):
+    module = sys.modules["genrec_lite.notebook.record"]  # the package has a function of its name
+
+    assert module.PACKAGE == Path(genrec_lite.__file__).parent
+    package = tmp_path / "genrec_lite"
+    package.mkdir()
+    (package / "losses.py").write_text("K = 10\n")
+    monkeypatch.setattr(module, "PACKAGE", package)
+    name = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*name, "commit", "--quiet", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+
+    def commit():
+        path = write_record("run", {"x": 1}, seed=0, command="", folder=tmp_path / "results")
+        return json.loads(path.read_text())["commit"]
+
+    clean = commit()
+    assert len(clean) == 12
+    (package / "losses.py").write_text("K = 11\n")
+    assert commit() == f"{clean}+changes"
+    (package / "losses.py").write_text("K = 10\n")
+    assert commit() == clean
+    (package / "new.py").write_text("")
+    assert commit() == f"{clean}+changes"
+
+
 def test_a_refused_record_leaves_the_old_one_and_no_part_behind(tmp_path):
     write_record("run", {"hr_10": 0.28}, seed=0, command="make it", folder=tmp_path)
     with pytest.raises(RecordError):
@@ -115,4 +149,9 @@ def test_a_missing_a_cut_and_a_foreign_record_are_told_apart(tmp_path):
         load_record("cut", tmp_path)
     (tmp_path / "foreign.json").write_text(json.dumps({"values": {}}))
     with pytest.raises(RecordError, match=r"foreign\.json lacks .*'commit'"):
+        load_record("foreign", tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    del content["machine"]["cores"]
+    (tmp_path / "foreign.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=r"foreign\.json lacks \['machine\.cores'\]"):
         load_record("foreign", tmp_path)

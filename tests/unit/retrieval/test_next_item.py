@@ -3,8 +3,9 @@
 import polars as pl
 import pytest
 import torch
+from torch.nn import functional as F
 
-from genrec_lite.datasets.batches import NextItemBatches
+from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.splits import Sequences, leave_last_out
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
@@ -65,6 +66,38 @@ def test_scoring_leaves_the_training_mode_as_it_was():
     next_item = model(None).train()
     next_item.scores(JaggedTensor.from_lists([[1, 2]]))
     assert next_item.training
+    with pytest.raises(ValueError, match="history 0 is empty"):
+        next_item.scores(JaggedTensor.from_lists([[]], dtype=torch.int64))
+    assert next_item.training
+
+
+def test_scoring_drops_nothing_even_in_training():
+    next_item = NextItemModel(SASRec(NUM_ITEMS, dim=16, dropout=0.5), DotProduct()).train()
+    history = JaggedTensor.from_lists([[1, 2, 3]])
+    assert torch.equal(next_item.scores(history), next_item.scores(history))
+
+
+def test_loss_and_scores_are_divided_by_the_similaritys_temperature(monkeypatch):
+    next_item = model(None)
+    next_item.similarity = DotProduct(temperature=0.5)
+    rows, targets = JaggedTensor.from_lists([[1, 2], [3]]), torch.tensor([2, 9, 4])
+    batch = NextItemBatch(rows, targets)
+    items = F.normalize(next_item.encoder.item_embedding.weight, dim=1)
+    logits = F.normalize(next_item.encoder(rows).values, dim=1) @ items.t() / 0.5
+    torch.testing.assert_close(next_item.loss(batch), F.cross_entropy(logits, targets))
+    torch.testing.assert_close(next_item.scores(rows), logits[[1, 2]])
+    next_item.num_negatives = 2
+    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.tensor([[5, 6]] * 3))
+    own = logits.gather(1, targets[:, None])
+    sampled = torch.cat([own, logits[:, 5:7]], 1)
+    expected = F.cross_entropy(sampled, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(next_item.loss(batch), expected)
+
+
+def test_a_batch_longer_than_the_encoder_looks_is_refused_with_the_mend():
+    batch = NextItemBatch(JaggedTensor.from_lists([[1] * 9]), torch.ones(9, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"9 events, .* looks at 8: .*max_length=8\)"):
+        model(None).loss(batch)
 
 
 def test_scores_are_cosines_over_the_temperature():
