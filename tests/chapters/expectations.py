@@ -37,8 +37,8 @@ def sequential_baseline(found: Records) -> None:
     # One epoch on MovieLens: it has learned, and finds more than chance (0.001) many times over.
     assert found["final_loss"] < found["untrained_loss"] - 1.5
     assert found["sasrec"] > 0.015
-    # The full softmax grows with the catalogue, the sampled one does not.
-    assert found["cost_ratio_large"] > 1.5 * found["cost_ratio_small"]
+    # A trained model knows the newest event; without any order it knows less.
+    assert found["sasrec"] > found["shuffled"] > 0.001
     assert found["negatives_needed"] == 6284
 
 
