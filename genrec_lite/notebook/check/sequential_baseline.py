@@ -22,6 +22,9 @@ def causal_mask(answer: Callable[..., Any]) -> Iterator[Case]:
         [[True, False, False], [True, True, False], [True, True, True]],
         hint="Row i is the position that looks, column j the one looked at",
     )
+    yield Case(
+        "causal_mask(2).dtype", lambda: str(answer(2).dtype), "torch.bool", hint="Add .bool()"
+    )
 
 
 @exercise
@@ -38,7 +41,7 @@ def next_item_pairs(answer: Callable[..., Any]) -> Iterator[Case]:
 def cosine_loss(answer: Callable[..., Any]) -> Iterator[Case]:
     """Checks `answer(q, x, target, temperature)`: mean softmax cross-entropy of cosines."""
     q = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    x = torch.tensor([[5.0, 0.0], [0.0, 0.1], [-1.0, 0.0]])
+    x = torch.tensor([[5.0, 0.0], [0.0, 0.5], [-1.0, 0.0]])
     # Cosines are (1, 0, -1) and (0, 1, 0): worked out with exp and log by hand.
     for target, temperature, expected, hint in [
         ([0, 1], 1.0, 0.4795253, "Scale q and x to length 1 before the product"),

@@ -57,6 +57,7 @@ WRONG = [
      lambda r, n, m, k: binomial(r, n, m, k + 1)),
     ("over all items", interactions.sampled_hit_probability,
      lambda r, n, m, k: binomial(r, n + 1, m, k)),
+    ("numbers for truths", sequential_baseline.causal_mask, lambda n: torch.ones(n, n).tril()),
     ("across users", sequential_baseline.next_item_pairs,
      lambda rows: list(zip(sum(rows, []), sum(rows, [])[1:]))),  # noqa: B905
     ("not normalised", sequential_baseline.cosine_loss,
