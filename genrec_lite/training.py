@@ -254,7 +254,7 @@ class _Training:
         self.run.epochs = [EpochRecord(**epoch) for epoch in course["run"]["epochs"]]
         self.step = course["next_step"]
         self.loss_sum, self.items = course["epoch_sums"]
-        cpu, wall = course.get("epoch_seconds", (0.0, 0.0))
+        cpu, wall = course["epoch_seconds"]
         self.started = time.process_time() - cpu, time.monotonic() - wall
         self.epoch_steps = course.get("epoch_steps")
         if self.epoch_steps is not None:

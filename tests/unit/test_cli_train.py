@@ -21,7 +21,7 @@ def tiny_log(name: str) -> Interactions:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recipes, "load", tiny_log)
     tiny = Recipe("tiny-log", dim=8, num_blocks=1, max_length=6, epochs=2, batch_size=16)
