@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import polars as pl
 from torch import Tensor
@@ -87,10 +87,12 @@ def leave_last_out(sequences: Sequences, *, validation: bool = True) -> Split:
     held_out = 2 if validation else 1
     lengths = sequences.items.lengths
     asked = lengths > held_out
+    cut = held_out * asked  # (B,) how many items each row gives away
+    times, ratings = sequences.timestamps, sequences.ratings
     train = Sequences(
-        items=_drop_last(sequences.items, held_out * asked),
-        timestamps=_drop_last(sequences.timestamps, held_out * asked),
-        ratings=_drop_last(sequences.ratings, held_out * asked),
+        items=sequences.items.drop_last(cut),
+        timestamps=times.drop_last(cut) if times is not None else None,
+        ratings=ratings.drop_last(cut) if ratings is not None else None,
         user_ids=sequences.user_ids,
         item_ids=sequences.item_ids,
     )
@@ -100,19 +102,6 @@ def leave_last_out(sequences: Sequences, *, validation: bool = True) -> Split:
         validation=_queries(sequences, rows, back=1) if validation else None,
         test=_queries(sequences, rows, back=0),
     )
-
-
-@overload
-def _drop_last(rows: JaggedTensor, counts: Tensor) -> JaggedTensor: ...
-@overload
-def _drop_last(rows: None, counts: Tensor) -> None: ...
-def _drop_last(rows: JaggedTensor | None, counts: Tensor) -> JaggedTensor | None:
-    """Row i without its last `counts[i]` values; `counts` (B,) int64."""
-    if rows is None:
-        return None
-    lengths = rows.lengths - counts
-    kept = rows.positions() < lengths.repeat_interleave(rows.lengths)
-    return JaggedTensor.from_lengths(rows.values[kept], lengths)
 
 
 def _queries(sequences: Sequences, rows: Tensor, *, back: int) -> Queries:
