@@ -1,18 +1,28 @@
 """Losses of next-item prediction: the full softmax, and the softmax over sampled negatives.
 
-Both take L2-normalised queries and items, so that the item table is normalised once a step and
-not once for every row that is gathered from it. Both work on a chunk of positions at a time and
-compute the gradients on the way: the (T, N) matrix of logits never exists.
+The first two are for dot products and take L2-normalised queries and items, so that the item
+table is normalised once a step and not once for every row that is gathered from it; the third
+takes any similarity. All work on a chunk of positions at a time and compute the gradients on the
+way: neither the (T, N) matrix of logits nor a mixture's (T, R, P) ever exists.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["full_softmax_loss", "sampled_softmax_loss", "uniform_negatives"]
+from genrec_lite.similarity.sides import Side, side_of, tensors_of
+
+__all__ = [
+    "Similarity",
+    "full_softmax_loss",
+    "grouped_softmax_loss",
+    "load_balancing_loss",
+    "sampled_softmax_loss",
+    "uniform_negatives",
+]
 
 # Positions treated at once. 512 rows of a few thousand logits stay in the cache of one core;
 # measured flat between 128 and 1,024.
@@ -20,6 +30,17 @@ CHUNK = 512
 # Rows are gathered one by one only when the corpus is this many times larger than the sample:
 # below, one matmul over all items is cheaper than moving the sampled rows (see chapter 2).
 GATHER_FROM = 40
+NO_POSITION = "no position to predict: the batch's rows hold fewer than two items each"
+
+
+class Similarity(Protocol):
+    """What `grouped_softmax_loss` asks of a similarity: scores, and the weights to learn."""
+
+    def score(self, queries: Any, items: Any) -> Tensor:
+        """(B, N) scores of B query sides and N item sides."""
+
+    def parameters(self) -> Any:
+        """The learned tensors."""
 
 
 def full_softmax_loss(
@@ -68,6 +89,77 @@ def sampled_softmax_loss(
         raise ValueError(f"negatives {tuple(negatives.shape)} for {len(targets)} targets: (T, R)")
     _check_range("negative", negatives, len(items))
     return _applied(_SampledSoftmax, queries, items, targets, negatives, temperature)
+
+
+def grouped_softmax_loss(
+    similarity: Similarity,
+    queries: Side,
+    items: Side,
+    targets: Tensor,
+    own: Tensor,
+    negatives: Tensor,
+) -> Tensor:
+    """Mean cross-entropy of each target against negatives that a group of positions shares.
+
+    A learned similarity costs thousands of operations a pair and an item's side hundreds of
+    numbers: R negatives for each position would be T R gathered sides. Here G groups of
+    consecutive positions draw R negatives each. A negative that equals a position's own target
+    is left out of its sum.
+
+    Args:
+        similarity: gives the scores of the negatives.
+        queries: T query sides.
+        items: N item sides.
+        targets: (T,) int64 in [0, N), the item that came next.
+        own: (T,) scores of the targets, of `similarity.score_pairs`.
+        negatives: (G, R) int64 item indices; group g is the g-th of the T positions cut into G
+            runs of ceil(T / G).
+    Returns:
+        scalar, natural logarithm; log(1 + R) where all scores are equal.
+    Raises:
+        ValueError: if there is no position, an index is not in the table, or the shapes differ.
+        RuntimeError: in the backward pass, if it is asked to be differentiable itself.
+    """
+    if len(queries) == 0:
+        raise ValueError(NO_POSITION)
+    if targets.shape != (len(queries),) or own.shape != targets.shape:
+        raise ValueError(
+            f"targets {tuple(targets.shape)} and own scores {tuple(own.shape)} for "
+            f"{len(queries)} queries: expected (T,) each"
+        )
+    if negatives.ndim != 2 or negatives.numel() == 0:
+        raise ValueError(f"negatives {tuple(negatives.shape)}: expected (G, R), at least (1, 1)")
+    _check_range("target", targets, len(items))
+    _check_range("negative", negatives, len(items))
+    parts, sides = tensors_of(queries), tensors_of(items)
+    learned = [p for p in similarity.parameters() if p.requires_grad]
+    return _GroupedSoftmax.apply(
+        (similarity, tuple(parts), tuple(sides), learned),
+        targets, negatives, own, *parts.values(), *sides.values(), *learned,
+    )  # fmt: skip
+
+
+def load_balancing_loss(weights: Tensor) -> Tensor:
+    """Mutual information of pair and component, negated (Ding and Zhai 2024, section 2.3).
+
+    -H(mean weights) + mean H(weights): lowest, -log P, where each pair is sure of its component
+    and all P components are used equally often; 0 where all pairs have the same weights.
+
+    Args:
+        weights: (n, P), rows that sum to 1.
+    Returns:
+        scalar in [-log P, 0], natural logarithm.
+    Raises:
+        ValueError: if there is no pair.
+    """
+    if len(weights) == 0:
+        raise ValueError("no pair to balance the gate over: weights has no row")
+    return _entropy(weights).mean() - _entropy(weights.mean(0))
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    """Entropy of each row of weights; a dropped weight of 0 adds 0 and has a finite gradient."""
+    return -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum(-1)
 
 
 def uniform_negatives(
@@ -174,6 +266,60 @@ class _SampledSoftmax(torch.autograd.Function):
         return _scaled(ctx, grads[0])
 
 
+class _GroupedSoftmax(torch.autograd.Function):
+    """Cross-entropy of targets against their group's negatives, group by group.
+
+    Each group runs forward and backward before the next one begins, so that at most one group's
+    component logits and hidden layers are held, and those stay in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, how: Any, targets: Tensor, negatives: Tensor, own: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        similarity, query_names, item_names, learned = how
+        first_item = len(query_names)
+        first_learned = first_item + len(item_names)
+        queries, items = tensors[:first_item], tensors[first_item:first_learned]
+        learning = any(ctx.needs_input_grad)
+        grads = [torch.zeros_like(t) for t in (own, *tensors)] if learning else []
+        total, run = _zero(own), -(-len(targets) // len(negatives))
+        for start, rivals in zip(range(0, len(targets), run), negatives, strict=False):
+            rows = slice(start, start + run)
+            with torch.set_grad_enabled(learning):
+                q = [t[rows].detach().requires_grad_(learning) for t in queries]
+                x = [t[rivals].detach().requires_grad_(learning) for t in items]
+                mine = own[rows].detach().requires_grad_(learning)
+                scores = similarity.score(
+                    side_of(dict(zip(query_names, q, strict=True))),
+                    side_of(dict(zip(item_names, x, strict=True))),
+                )  # (run, R)
+                scores = scores.masked_fill(rivals == targets[rows, None], float("-inf"))
+                every = torch.cat([mine[:, None], scores], 1)
+                loss = (every.logsumexp(1) - mine).sum()
+            total += loss.detach()
+            if not learning:
+                continue
+            found = torch.autograd.grad(loss, [mine, *q, *x, *learned], allow_unused=True)
+            for place, (grad, part) in enumerate(zip(grads, found, strict=True)):
+                if part is None:  # a network of the queries' or items' own side
+                    continue
+                if place <= first_item:
+                    grad[rows] = part
+                elif place <= first_learned:
+                    grad.index_add_(0, rivals, part)
+                else:
+                    grad += part
+        if learning:
+            ctx.save_for_backward(*(grad.div_(len(targets)) for grad in grads))
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        _refuse_second_derivative()
+        return None, None, None, *(grad * grads[0] for grad in ctx.saved_tensors)
+
+
 def _applied(
     function: type[torch.autograd.Function], queries: Tensor, items: Tensor, *rest: Tensor | float
 ) -> Tensor:
@@ -190,18 +336,22 @@ def _zero(queries: Tensor) -> Tensor:
 
 def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of queries and items that the forward pass has computed, times `grad`."""
-    if torch.is_grad_enabled():  # create_graph=True: these gradients know no graph
-        raise RuntimeError("this loss has no second derivative: use F.cross_entropy")
+    _refuse_second_derivative()
     grad_queries, grad_items = ctx.saved_tensors
     no_gradient = (None,) * (len(ctx.needs_input_grad) - 2)
     return grad_queries * grad, grad_items * grad, *no_gradient
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():  # create_graph=True: these gradients know no graph
+        raise RuntimeError("this loss has no second derivative: use F.cross_entropy")
 
 
 def _check(queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it divides the scores, so above 0")
     if len(queries) == 0:
-        raise ValueError("no position to predict: the batch's rows hold fewer than two items each")
+        raise ValueError(NO_POSITION)
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"queries {tuple(queries.shape)} and items {tuple(items.shape)}: "

@@ -20,12 +20,14 @@ class NextItemBatch:
     Args:
         inputs: B rows of item indices.
         targets: (T,) int64, aligned with `inputs.values`.
+        users: (B,) int64, the rows' numbers in the sequences, or None where nobody asks.
     Raises:
         ValueError: if there is not one target for each event.
     """
 
     inputs: JaggedTensor
     targets: Tensor
+    users: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.targets.shape != (len(self.inputs.values),):
@@ -68,7 +70,8 @@ class NextItemBatches:
             raise ValueError(
                 f"batch_size {batch_size} and max_length {max_length}: at least 1 each"
             )
-        self.items = sequences.items.select((sequences.items.lengths >= 2).nonzero().squeeze(1))
+        self.users = (sequences.items.lengths >= 2).nonzero().squeeze(1)
+        self.items = sequences.items.select(self.users)
         if len(self.items) == 0:
             raise ValueError("no user has two events or more: there is no next item to learn from")
         self.batch_size, self.max_length, self.seed, self.window = (
@@ -91,5 +94,6 @@ class NextItemBatches:
         batches = []
         for start in range(0, len(items), self.batch_size):
             rows = items[start : start + self.batch_size]
-            batches.append(NextItemBatch(rows.drop_last(), rows.drop_first().values))
+            users = self.users[order[start : start + self.batch_size]]
+            batches.append(NextItemBatch(rows.drop_last(), rows.drop_first().values, users))
         return batches

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +13,30 @@ from genrec_lite.datasets.batches import NextItemBatch
 from genrec_lite.datasets.splits import Queries
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.losses import full_softmax_loss, sampled_softmax_loss, uniform_negatives
+from genrec_lite.losses import (
+    Similarity,
+    full_softmax_loss,
+    grouped_softmax_loss,
+    load_balancing_loss,
+    sampled_softmax_loss,
+    uniform_negatives,
+)
 from genrec_lite.metrics import full_corpus_ranks
 from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
+from genrec_lite.similarity.projected_dot_product import ProjectedDotProduct
+from genrec_lite.similarity.sides import Side
 
 __all__ = ["NextItemModel"]
+
+# Consecutive positions that share their negatives where the similarity is a mixture: 64 x 128
+# pairs and their hidden layer of 128 are 4 MB, which one core's cache holds; measured faster than
+# 16 and 32, and no slower than 128.
+GROUP = 64
+# Items scored together by a mixture in `scores`, for the same reason.
+CHUNK_ITEMS = 256
+# Weight of the mean squared length of the user component (public code of the MoL paper).
+USER_PENALTY = 0.1
 
 
 class NextItemModel(nn.Module):
@@ -22,21 +45,55 @@ class NextItemModel(nn.Module):
     Args:
         encoder: item sequences to query embeddings; owns the item table.
         similarity: query and item embeddings to scores.
-        num_negatives: R uniform negatives a position, or None for the full softmax.
+        num_negatives: R uniform negatives, or None for the full softmax: drawn for each position
+            with a dot product, for each group of 64 positions with a mixture of logits.
+        num_positions: positions of a batch, drawn at random, that the loss looks at; None for all.
+        coarse: a cheap similarity trained beside the other, stage one of an h-indexer.
+        balance_weight: of the load-balancing loss of a mixture's gate, on the targets.
     """
 
     def __init__(
-        self, encoder: SASRec, similarity: DotProduct, *, num_negatives: int | None = None
+        self,
+        encoder: SASRec,
+        similarity: DotProduct | MixtureOfLogits,
+        *,
+        num_negatives: int | None = None,
+        num_positions: int | None = None,
+        coarse: ProjectedDotProduct | None = None,
+        balance_weight: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.encoder, self.similarity, self.num_negatives = encoder, similarity, num_negatives
+        self.encoder, self.similarity, self.coarse = encoder, similarity, coarse
+        self.num_negatives, self.num_positions = num_negatives, num_positions
+        self.balance_weight = balance_weight
 
-    def items(self) -> Tensor:
-        """(N, d) the item side of the whole corpus."""
+    def items(self) -> Side:
+        """The item side of the whole corpus, N items."""
         return self.similarity.items(self.encoder.item_embedding.weight)
 
+    def coarse_items(self) -> Tensor:
+        """(N, coarse_dim) the first stage's item side of the whole corpus."""
+        return self._coarse().items(self.encoder.item_embedding.weight)
+
+    def queries(self, history: JaggedTensor, users: Tensor | None = None) -> Side:
+        """The query side of each history, without dropout or gradient.
+
+        Args:
+            history: B rows of item indices, none empty.
+            users: (B,) who asks, if the similarity has a user component.
+        """
+        with self._evaluating():
+            return self.similarity.queries(self.encoder.last(history), users)
+
+    def coarse_queries(self, history: JaggedTensor) -> Tensor:
+        """(B, coarse_dim) the first stage's query side of each history, as `queries`."""
+        with self._evaluating():
+            return self._coarse().queries(self.encoder.last(history))
+
     def loss(self, batch: NextItemBatch) -> Tensor:
-        """Mean cross-entropy of the batch's targets; negatives come from torch's generator.
+        """Mean cross-entropy of the batch's targets, and what else the similarity learns from.
+
+        Positions, negatives and dropout come from torch's generator.
 
         Raises:
             ValueError: if a row is longer than the encoder looks back.
@@ -47,31 +104,40 @@ class NextItemModel(nn.Module):
                 f"a row of the batch has {longest} events, but the encoder looks at {looked_at}: "
                 f"give NextItemBatches(max_length={looked_at})"
             )
-        queries = self.similarity.queries(self.encoder(batch.inputs).values)
-        items, temperature = self.items(), self.similarity.temperature
-        if self.num_negatives is None:
-            return full_softmax_loss(queries, items, batch.targets, temperature=temperature)
-        negatives = uniform_negatives(
-            len(queries), self.num_negatives, len(items), device=queries.device
-        )
-        return sampled_softmax_loss(
-            queries, items, batch.targets, negatives, temperature=temperature
-        )
+        encoded, targets = self.encoder(batch.inputs).values, batch.targets
+        users = None if batch.users is None else batch.users[batch.inputs.row_ids()]
+        if self.num_positions is not None and self.num_positions < len(targets):
+            drawn = torch.randperm(len(targets))[: self.num_positions].to(targets.device)
+            encoded, targets = encoded[drawn], targets[drawn]
+            users = None if users is None else users[drawn]
+        if isinstance(self.similarity, MixtureOfLogits):
+            loss = self._mixture_loss(self.similarity, encoded, targets, users)
+        else:
+            loss = self._dot_product_loss(self.similarity, encoded, targets)
+        if self.coarse is not None:
+            loss = loss + self._dot_product_loss(self.coarse, encoded, targets)
+        return loss
 
-    @torch.no_grad()
-    def scores(self, history: JaggedTensor) -> Tensor:
+    def scores(self, history: JaggedTensor, users: Tensor | None = None) -> Tensor:
         """(B, N) score of every item as the next event of each history.
 
+        Args:
+            history, users: as in `queries`.
         Raises:
             ValueError: if a history is empty.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            queries = self.similarity.queries(self.encoder.last(history))
-            return self.similarity.score(queries, self.items())
-        finally:
-            self.train(was_training)
+        queries = self.queries(history, users)
+        with self._evaluating():
+            items, similarity = self.items(), cast(Similarity, self.similarity)
+            if isinstance(queries, Tensor):
+                return similarity.score(queries, items)
+            found = torch.empty(len(history), len(items))
+            for row in range(0, len(history), GROUP):
+                rows = slice(row, row + GROUP)
+                for first in range(0, len(items), CHUNK_ITEMS):
+                    chunk = slice(first, first + CHUNK_ITEMS)
+                    found[rows, chunk] = similarity.score(queries[rows], items[chunk])
+            return found
 
     def ranks(
         self, queries: Queries, *, exclude: JaggedTensor | None = None, batch_size: int = 1024
@@ -84,8 +150,56 @@ class NextItemModel(nn.Module):
             batch_size: queries encoded and scored together.
         """
         return full_corpus_ranks(
-            lambda rows: self.scores(queries.history[rows]),
+            lambda rows: self.scores(queries.history[rows], queries.rows[rows]),
             queries.targets,
             queries.history if exclude is None else exclude,
             chunk_size=batch_size,
         )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Neither dropout nor gradients inside the block."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+
+    def _coarse(self) -> ProjectedDotProduct:
+        if self.coarse is None:
+            raise ValueError("this model has no first stage: give NextItemModel(coarse=...)")
+        return self.coarse
+
+    def _dot_product_loss(self, similarity: DotProduct, encoded: Tensor, targets: Tensor) -> Tensor:
+        queries = similarity.queries(encoded)
+        items = similarity.items(self.encoder.item_embedding.weight)
+        if self.num_negatives is None:
+            return full_softmax_loss(queries, items, targets, temperature=similarity.temperature)
+        negatives = uniform_negatives(
+            len(queries), self.num_negatives, len(items), device=queries.device
+        )
+        return sampled_softmax_loss(
+            queries, items, targets, negatives, temperature=similarity.temperature
+        )
+
+    def _mixture_loss(
+        self, similarity: MixtureOfLogits, encoded: Tensor, targets: Tensor, users: Tensor | None
+    ) -> Tensor:
+        queries = similarity.queries(encoded, users)
+        items = similarity.items(self.encoder.item_embedding.weight)
+        groups = -(-len(targets) // GROUP)
+        if self.num_negatives is None:
+            every = torch.arange(len(items), device=targets.device)
+            negatives = every.expand(groups, -1)
+        else:
+            negatives = uniform_negatives(
+                groups, self.num_negatives, len(items), device=targets.device
+            )
+        own = similarity.score_pairs(queries, items[targets])
+        loss = grouped_softmax_loss(similarity, queries, items, targets, own.scores, negatives)
+        loss = loss + self.balance_weight * load_balancing_loss(own.weights)
+        if users is not None:
+            loss = loss + USER_PENALTY * similarity.user_penalty(users)
+        return loss

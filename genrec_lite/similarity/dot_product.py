@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DotProduct"]
+__all__ = ["DotProduct", "PairScores"]
+
+
+class PairScores(NamedTuple):
+    """Scores (n,) of n pairs, and the weights (n, P) with which P component logits made them."""
+
+    scores: Tensor
+    weights: Tensor
 
 
 class DotProduct(nn.Module):
@@ -21,8 +30,8 @@ class DotProduct(nn.Module):
             raise ValueError(f"temperature is {temperature}: it divides the scores, so above 0")
         self.temperature = temperature
 
-    def queries(self, x: Tensor) -> Tensor:
-        """Query side (B, d) of encoder outputs (B, d)."""
+    def queries(self, x: Tensor, users: Tensor | None = None) -> Tensor:
+        """Query side (B, d) of encoder outputs (B, d); who asks makes no difference."""
         return F.normalize(x, dim=-1, eps=1e-6)
 
     def items(self, embeddings: Tensor) -> Tensor:
@@ -31,4 +40,9 @@ class DotProduct(nn.Module):
 
     def score(self, queries: Tensor, items: Tensor) -> Tensor:
         """(B, N) similarities of query sides (B, d) and item sides (N, d)."""
-        return queries @ items.t() / self.temperature
+        return queries @ items.to(queries.dtype).t() / self.temperature
+
+    def score_pairs(self, queries: Tensor, items: Tensor) -> PairScores:
+        """Similarities (n,) of the i-th query side with the i-th item side; one weight, 1."""
+        scores = (queries * items.to(queries.dtype)).sum(-1) / self.temperature
+        return PairScores(scores, scores.new_ones(len(scores), 1))

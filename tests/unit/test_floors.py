@@ -17,8 +17,8 @@ FLOORS = [
     {"cli"},
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
-# Two of the first floor that need another: imports that are as good as downwards.
-SAME_FLOOR = {("metrics", "jagged"), ("training", "checkpoint")}
+# Rooms that need another of their own floor: imports that are as good as downwards.
+SAME_FLOOR = {("metrics", "jagged"), ("training", "checkpoint"), ("losses", "similarity")}
 
 
 def crossings(graph):

@@ -17,7 +17,9 @@ from genrec_lite.recipes import (
     RECIPES,
     Recipe,
     baselines_of,
+    course,
     evaluate_run,
+    folders,
     half_interval,
     metrics_of,
     ranks_of,
@@ -40,7 +42,7 @@ def tiny_log(name: str) -> Interactions:
 
 @pytest.fixture(autouse=True)
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "load", tiny_log)
+    monkeypatch.setattr(folders, "load", tiny_log)
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     published = replace(TINY, protocol="published", num_negatives=4, evaluate_every=2)
     monkeypatch.setitem(RECIPES, "tiny-published", published)
@@ -62,7 +64,7 @@ def test_training_gets_the_training_part_and_every_number_of_the_recipe(
         handed.update(options, model=model, batches=batches, optimizer=optimizer)
         return TrainingRun()
 
-    monkeypatch.setattr(recipes, "fit", spy)
+    monkeypatch.setattr(course, "fit", spy)
     validated = protocol == "validated"
     recipe = replace(ODD, protocol=protocol, patience=4 if validated else None)
     sequences = tiny_log("tiny-log").sequences()
@@ -143,7 +145,7 @@ def test_a_finished_run_is_measured_and_not_trained_again(tmp_path):
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     whole = run_recipe("tiny", tmp_path / "whole", progress=False)
-    real, evaluations = recipes.metrics_of, []
+    real, evaluations = course.metrics_of, []
 
     def interrupted_in_the_second_epoch(ranks):
         evaluations.append(len(ranks))
@@ -151,9 +153,10 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(ranks)
 
-    fit = recipes.fit
-    monkeypatch.setattr(recipes, "fit", lambda *a, **k: fit(*a, **k, checkpoint_minutes=0))
-    monkeypatch.setattr(recipes, "metrics_of", interrupted_in_the_second_epoch)
+    fit = course.fit
+    monkeypatch.setattr(course, "fit", lambda *a, **k: fit(*a, **k, checkpoint_minutes=0))
+    for module in (course, folders):
+        monkeypatch.setattr(module, "metrics_of", interrupted_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         run_recipe("tiny", tmp_path / "cut", progress=False)
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
@@ -187,7 +190,7 @@ def test_data_that_cannot_be_read_leaves_no_folder(tmp_path, monkeypatch):
     def missing(name):
         raise ValueError(f"{name} is not here")
 
-    monkeypatch.setattr(recipes, "load", missing)
+    monkeypatch.setattr(folders, "load", missing)
     with pytest.raises(ValueError, match="tiny-log is not here"):
         run_recipe("tiny", tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
