@@ -17,6 +17,7 @@ __all__ = [
     "mean_reciprocal_rank",
     "ndcg_at_k",
     "normalized_entropy",
+    "popularity_thirds",
     "recall_at_k",
     "target_ranks",
 ]
@@ -140,6 +141,28 @@ def recall_at_k(found: Tensor, exact: Tensor) -> Tensor:
             "expected (B, k') and (B, k) with B and k at least 1"
         )
     return (exact[:, :, None] == found[:, None, :]).any(2).float().mean()
+
+
+def popularity_thirds(counts: Tensor) -> Tensor:
+    """Which third of all events each item belongs to: 0 head, 1 torso, 2 tail.
+
+    The head is the fewest items that hold a third of the events together, the torso the fewest
+    that add a second third, the tail all others, those without an event included.
+
+    Args:
+        counts: (N,) events of each item, at least one event in all.
+    Returns:
+        (N,) int64; of items with equal counts the lower index comes first.
+    Raises:
+        ValueError: if there is no event or a count is negative.
+    """
+    if counts.numel() == 0 or int(counts.min()) < 0 or int(counts.sum()) == 0:
+        raise ValueError("counts: expected (N,) numbers of events, none below 0, not all 0")
+    order = counts.argsort(descending=True, stable=True)
+    before = counts[order].cumsum(0) - counts[order]  # events of all more popular items
+    thirds = torch.empty_like(order)
+    thirds[order] = (3 * before // counts.sum()).clamp(max=2).long()
+    return thirds
 
 
 def normalized_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:

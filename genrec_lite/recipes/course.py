@@ -16,13 +16,15 @@ from genrec_lite.metrics import (
     hit_rate_at_k,
     mean_reciprocal_rank,
     ndcg_at_k,
+    popularity_thirds,
 )
 from genrec_lite.recipes.recipe import Recipe, build_model
 from genrec_lite.retrieval.baselines import ItemKNN, Popularity
 from genrec_lite.retrieval.next_item import NextItemModel
+from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.training import TrainingRun, fit
 
-__all__ = ["baselines_of", "metrics_of", "ranks_of", "train"]
+__all__ = ["baselines_of", "gate_of", "metrics_of", "ranks_of", "thirds_of", "train"]
 
 
 def metrics_of(ranks: Tensor) -> dict[str, float]:
@@ -30,6 +32,41 @@ def metrics_of(ranks: Tensor) -> dict[str, float]:
     found = {f"hr@{k}": float(hit_rate_at_k(ranks, k)) for k in (10, 50, 200)}
     found |= {f"ndcg@{k}": float(ndcg_at_k(ranks, k)) for k in (10, 50, 200)}
     return found | {"mrr": float(mean_reciprocal_rank(ranks))}
+
+
+def thirds_of(ranks: Tensor, split: Split) -> dict[str, float]:
+    """Test HR@10 by the target's popularity in the training part, and each third's share.
+
+    "head hr@10", "torso hr@10", "tail hr@10": see `popularity_thirds`; "head targets", ...: what
+    share of the questions asks for such an item. A third that nobody asks for has no hit rate.
+    """
+    counts = torch.bincount(split.train.items.values, minlength=split.train.num_items)
+    third = popularity_thirds(counts)[split.test.targets]
+    found = {}
+    for number, name in enumerate(("head", "torso", "tail")):
+        inside = ranks[third == number]
+        found[f"{name} targets"] = len(inside) / len(ranks)
+        if len(inside):
+            found[f"{name} hr@10"] = float(hit_rate_at_k(inside, 10))
+    return found
+
+
+@torch.no_grad()
+def gate_of(model: NextItemModel, queries: Queries) -> dict[str, float]:
+    """How a mixture weighs its components on the queries' targets; nothing for a dot product.
+
+    "gate entropy": mean entropy of a pair's weights, low where each pair is sure of its
+    component; "gate use": entropy of the mean weights, log P where all are used alike; in nats.
+    """
+    if not isinstance(model.similarity, MixtureOfLogits):
+        return {}
+    model.eval()
+    asked = model.queries(queries.history, queries.rows)
+    pairs = model.similarity.score_pairs(asked, model.items()[queries.targets])  # type: ignore[arg-type]
+    return {
+        "gate entropy": float(torch.special.entr(pairs.weights).sum(1).mean()),
+        "gate use": float(torch.special.entr(pairs.weights.mean(0)).sum()),
+    }
 
 
 def train(

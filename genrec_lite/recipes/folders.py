@@ -15,10 +15,17 @@ import safetensors.torch
 
 from genrec_lite.datasets import load
 from genrec_lite.datasets.splits import leave_last_out
-from genrec_lite.recipes.course import baselines_of, metrics_of, ranks_of, train
+from genrec_lite.recipes.course import baselines_of, gate_of, metrics_of, ranks_of, thirds_of, train
 from genrec_lite.recipes.recipe import PROTOCOLS, RECIPES, Recipe, build_model, read_recipe
 
-__all__ = ["evaluate_run", "half_interval", "run_recipe", "summary_of"]
+__all__ = [
+    "evaluate_run",
+    "half_interval",
+    "read_config",
+    "run_recipe",
+    "summary_of",
+    "write_whole",
+]
 
 # Student's t at 97.5% by degrees of freedom: half the width of a 95% interval in standard errors.
 STUDENT_T = dict(
@@ -51,12 +58,12 @@ def run_recipe(
         raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     config_file = folder / "config.json"
-    if config_file.exists() and _read_config(folder) != (name, seed, recipe):
+    if config_file.exists() and read_config(folder) != (name, seed, recipe):
         raise ValueError(f"{config_file} holds another run: choose another folder, or remove it")
     sequences = load(recipe.data).sequences()
     folder.mkdir(parents=True, exist_ok=True)
     config = {"recipe": name, "seed": seed, **asdict(recipe)}
-    _write(config_file, json.dumps(config, indent=2) + "\n")
+    write_whole(config_file, json.dumps(config, indent=2) + "\n")
     model, split, run = train(
         recipe,
         sequences,
@@ -64,7 +71,9 @@ def run_recipe(
         checkpoint=folder / "checkpoint.safetensors",
         progress=progress,
     )
-    metrics = metrics_of(ranks_of(recipe, model, split.test)) | baselines_of(recipe, split)
+    ranks = ranks_of(recipe, model, split.test)
+    metrics = metrics_of(ranks) | thirds_of(ranks, split) | gate_of(model, split.test)
+    metrics |= baselines_of(recipe, split)
     metrics |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": len(run.epochs),
@@ -72,9 +81,9 @@ def run_recipe(
         "cpu_seconds": run.cpu_seconds,
     }
     lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in run.epochs)
-    _write(folder / "metrics.jsonl", lines)
-    _write(folder / "weights.safetensors", safetensors.torch.save(model.state_dict()))
-    _write(folder / "test.json", json.dumps(metrics, indent=2) + "\n")
+    write_whole(folder / "metrics.jsonl", lines)
+    write_whole(folder / "weights.safetensors", safetensors.torch.save(model.state_dict()))
+    write_whole(folder / "test.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -84,7 +93,7 @@ def evaluate_run(folder: Path) -> dict[str, float]:
     Raises:
         ValueError: if the folder holds no finished run, or not one of this package's.
     """
-    name, seed, recipe = _read_config(folder)
+    name, seed, recipe = read_config(folder)
     weights = folder / "weights.safetensors"
     if not weights.exists():
         raise ValueError(
@@ -116,9 +125,9 @@ def summary_of(folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ValueError: if a folder holds no run, or one of another recipe than the first.
     """
-    name, _, recipe = _read_config(folders[0])
+    name, _, recipe = read_config(folders[0])
     for folder in folders[1:]:
-        other, _, settings = _read_config(folder)
+        other, _, settings = read_config(folder)
         if (other, settings) != (name, recipe):
             raise ValueError(
                 f"{folder} holds a run of {other}, {folders[0]} one of {name} or of other "
@@ -157,7 +166,7 @@ def half_interval(values: Sequence[float]) -> float:
     return STUDENT_T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _read_config(folder: Path) -> tuple[str, int, Recipe]:
+def read_config(folder: Path) -> tuple[str, int, Recipe]:
     """The recipe's name, the seed and the recipe of a run folder."""
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -173,7 +182,7 @@ def _read_config(folder: Path) -> tuple[str, int, Recipe]:
         ) from error
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(path.name + ".part")
     try:

@@ -111,6 +111,19 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=3e-3,
         patience=8,
     ),
+    "movielens-small-mol": Recipe(
+        "movielens-small",
+        mixture=Mixture(),
+        coarse_dim=64,
+        num_negatives=128,
+        num_positions=1024,
+        window="any",
+        epochs=40,
+        batch_size=32,
+        learning_rate=3e-3,
+        weight_decay=1e-3,
+        patience=8,
+    ),
     # The row "SASRec" of the public HSTU table.
     "ml-1m-sasrec": _PUBLIC_SASREC,
     # The same on a copy of the data that has an order but no timestamps.

@@ -153,8 +153,8 @@ class MixtureOfLogits(nn.Module):
     def component_logits(self, queries: MixtureSide, items: MixtureSide) -> Tensor:
         """(B, N, P) dot products divided by the temperature; p = P_X (query's) + (item's)."""
         f, g = queries.components, items.components.to(queries.components.dtype)
-        f = (f / self.temperature).flatten(0, 1)  # (B P_Q, D)
-        logits = (f @ g.flatten(0, 1).t()).view(len(queries), -1, len(items), g.shape[1])
+        flat = (f / self.temperature).flatten(0, 1)  # (B P_Q, D)
+        logits = (flat @ g.flatten(0, 1).t()).view(*f.shape[:2], *g.shape[:2])
         return logits.transpose(1, 2).flatten(2)  # (B, P_Q, N, P_X) -> (B, N, P)
 
     def gate_weights(self, logits: Tensor, query_gate: Tensor, item_gate: Tensor) -> Tensor:

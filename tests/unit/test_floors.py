@@ -18,7 +18,12 @@ FLOORS = [
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 # Rooms that need another of their own floor: imports that are as good as downwards.
-SAME_FLOOR = {("metrics", "jagged"), ("training", "checkpoint"), ("losses", "similarity")}
+SAME_FLOOR = {
+    ("metrics", "jagged"),
+    ("training", "checkpoint"),
+    ("losses", "similarity"),
+    ("bench", "recipes"),
+}
 
 
 def crossings(graph):

@@ -15,6 +15,7 @@ from genrec_lite.metrics import (
     mean_reciprocal_rank,
     ndcg_at_k,
     normalized_entropy,
+    popularity_thirds,
     recall_at_k,
     target_ranks,
 )
@@ -155,3 +156,17 @@ def test_auc_is_the_share_of_pairs_in_order(pairs):
         return
     won = sum((u > d) + 0.5 * (u == d) for u in up for d in down)
     assert auc(scores, labels).item() == pytest.approx(won / (len(up) * len(down)))
+
+
+def test_thirds_of_popularity_hold_a_third_of_the_events_each():
+    # 12 events: 5 | 3, 2 | 1, 1, 0: what comes before an item decides, so 5 is the head alone
+    # (0 < 4), then 5 and 8 events lie before the items of 3 and 2: torso 3, tail from 8 on.
+    counts = torch.tensor([1, 5, 0, 2, 3, 1])
+    assert popularity_thirds(counts).tolist() == [2, 0, 2, 2, 1, 2]
+    # Equal counts: the lower index first; 9 events, 3 items a third.
+    assert (
+        popularity_thirds(torch.ones(9, dtype=torch.int64)).tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
+    for wrong in ([], [0, 0], [3, -1]):
+        with pytest.raises(ValueError, match="numbers of events"):
+            popularity_thirds(torch.tensor(wrong, dtype=torch.int64))

@@ -15,17 +15,23 @@ from genrec_lite.datasets import Interactions, leave_last_out
 from genrec_lite.notebook.record import write_record
 from genrec_lite.recipes import (
     RECIPES,
+    Mixture,
     Recipe,
     baselines_of,
+    build_model,
     course,
     evaluate_run,
     folders,
     half_interval,
+    load_trained,
     metrics_of,
     ranks_of,
     run_recipe,
     summary_of,
+    trained,
 )
+from genrec_lite.recipes.course import thirds_of
+from genrec_lite.recipes.trained import write_trained
 from genrec_lite.retrieval.baselines import ItemKNN, Popularity
 from genrec_lite.training import TrainingRun
 
@@ -320,3 +326,64 @@ def test_metrics_of_ranks_are_those_of_the_public_tables():
     assert found["ndcg@10"] == pytest.approx((1 + 1 / 2) / 4)
     assert found["ndcg@50"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(21)) / 4)
     assert found["mrr"] == pytest.approx((1 + 1 / 20 + 1 / 300 + 1 / 3) / 4)
+
+
+MIXED = replace(
+    TINY, mixture=Mixture(2, 2, 4, 8, user_buckets=50, balance_weight=0.5), coarse_dim=4,
+    num_negatives=4, num_positions=20, weight_decay=1e-3,
+)  # fmt: skip
+
+
+def test_a_recipe_of_a_mixture_makes_that_mixture_and_leaves_a_complete_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny-mixed", MIXED)
+    model = build_model(MIXED, 30, 0)
+    similarity = model.similarity
+    sizes = (similarity.query_components, similarity.item_components, similarity.component_dim)
+    assert sizes == (2, 2, 4) and similarity.user_embedding.num_embeddings == 50
+    assert (model.balance_weight, model.num_positions, model.num_negatives) == (0.5, 20, 4)
+    assert model.coarse.item_map.weight.shape == (4, 8)
+    found = run_recipe("tiny-mixed", tmp_path / "run", progress=False)
+    assert evaluate_run(tmp_path / "run")["hr@10"] == found["hr@10"]
+    # Entropies of a mixture of 4: between 0 and log 4, and the mean's is the larger one.
+    assert 0 <= found["gate entropy"] <= found["gate use"] <= math.log(4) + 1e-6
+    assert sum(found[f"{third} targets"] for third in ("head", "torso", "tail")) == 1
+    plain = run_recipe("tiny", tmp_path / "plain", progress=False)
+    assert "gate use" not in plain and "torso targets" in plain
+
+
+def test_hit_rates_of_the_thirds_add_up_to_the_whole():
+    split = leave_last_out(tiny_log("tiny-log").sequences())
+    ranks = torch.randint(1, 31, (len(split.test.targets),))
+    found = thirds_of(ranks, split)
+    whole = sum(
+        found[f"{third} targets"] * found.get(f"{third} hr@10", 0.0)
+        for third in ("head", "torso", "tail")
+    )
+    assert whole == pytest.approx(metrics_of(ranks)["hr@10"])
+    counts = torch.bincount(split.train.items.values, minlength=30)
+    most = int(counts.argmax())
+    head = (split.test.targets == most).nonzero()
+    ranks[:], ranks[head] = 30, 1
+    assert thirds_of(ranks, split)["head hr@10"] > 0 == thirds_of(ranks, split)["tail hr@10"]
+
+
+def test_trained_weights_come_back_as_the_model_of_their_recipe(tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny-mixed", MIXED)
+    monkeypatch.setattr(trained, "FOLDER", tmp_path)
+    monkeypatch.setattr(trained, "load", tiny_log)
+    with pytest.raises(ValueError, match="no weights of 'tiny-mixed' come with the repository"):
+        load_trained("tiny-mixed")
+    run_recipe("tiny-mixed", tmp_path / "run", seed=3, progress=False)
+    write_trained(tmp_path / "run")
+    weights = safetensors.torch.load_file(tmp_path / "run" / "weights.safetensors")
+    model, split = load_trained("tiny-mixed")
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, weights[name].to(torch.bfloat16).float())
+    assert len(split.test.targets) == len(
+        leave_last_out(tiny_log("tiny-log").sequences()).test.rows
+    )
+    monkeypatch.setitem(RECIPES, "tiny-mixed", replace(MIXED, dim=10))
+    with pytest.raises(ValueError, match="tiny_mixed.safetensors does not fit the recipe"):
+        load_trained("tiny-mixed")

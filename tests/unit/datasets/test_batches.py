@@ -78,3 +78,11 @@ def test_nothing_to_learn_from_is_an_error():
         NextItemBatches(sequences(), window="first")
     with pytest.raises(ValueError, match="at least 1 each"):
         NextItemBatches(sequences(), batch_size=0)
+
+
+@pytest.mark.parametrize("window", ["last", "any"])
+def test_a_batch_says_whose_rows_it_holds(window):
+    rows = sequences()
+    for batch in NextItemBatches(rows, batch_size=2, max_length=30, window=window)(1):
+        for user, inputs in zip(batch.users.tolist(), batch.inputs, strict=True):
+            assert inputs.tolist() == rows.items[user].tolist()[:-1]

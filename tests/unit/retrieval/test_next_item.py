@@ -9,10 +9,14 @@ from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.splits import Sequences, leave_last_out
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.losses import load_balancing_loss
 from genrec_lite.metrics import hit_rate_at_k, target_ranks
+from genrec_lite.retrieval import next_item as next_item_module
 from genrec_lite.retrieval.baselines import Popularity
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
+from genrec_lite.similarity.projected_dot_product import ProjectedDotProduct
 from genrec_lite.training import fit
 
 NUM_ITEMS = 60
@@ -106,3 +110,81 @@ def test_scores_are_cosines_over_the_temperature():
     assert scores.abs().max() <= 20 + 1e-4
     with pytest.raises(ValueError, match="temperature is 0"):
         DotProduct(temperature=0)
+
+
+def mixture_model(**options) -> NextItemModel:
+    encoder = SASRec(NUM_ITEMS, dim=16, max_length=8, dropout=0.0)
+    similarity = MixtureOfLogits(
+        16, query_components=3, item_components=2, component_dim=8, gate_dim=8, query_hidden=16,
+        user_buckets=options.pop("user_buckets", None),
+    )  # fmt: skip
+    return NextItemModel(encoder, similarity, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_negatives": None}, {"num_negatives": 16, "user_buckets": 50, "num_positions": 100}],
+    ids=["all items", "shared negatives, users, some positions"],
+)
+def test_a_mixture_learns_the_order_too_and_its_first_stage_beside_it(options):
+    split = leave_last_out(cyclic_users())
+    coarse = ProjectedDotProduct(16, 8)
+    next_item = mixture_model(**options, coarse=coarse)
+    optimizer = torch.optim.AdamW(next_item.parameters(), lr=2e-2)
+    batches = NextItemBatches(split.train, batch_size=32)
+    fit(next_item, next_item.loss, batches, optimizer, epochs=40, progress=False)
+    assert hit_rate_at_k(next_item.ranks(split.test), 1) > 0.8
+    found = coarse.score(next_item.coarse_queries(split.test.history), next_item.coarse_items())
+    ranks = target_ranks(found, split.test.targets, split.test.history)
+    assert hit_rate_at_k(ranks, 3) > 0.8
+
+
+def test_a_mixtures_scores_are_those_of_its_sides_however_they_are_cut(monkeypatch):
+    split, next_item = leave_last_out(cyclic_users(30)), mixture_model(user_buckets=7)
+    history, users = split.test.history, split.test.rows
+    whole = next_item.similarity.score(next_item.queries(history, users), next_item.items())
+    assert next_item.training  # scoring leaves the mode as it was
+    whole_in_eval = next_item.eval().scores(history, users)
+    monkeypatch.setattr(next_item_module, "CHUNK_ITEMS", 7)
+    monkeypatch.setattr(next_item_module, "GROUP", 4)
+    torch.testing.assert_close(next_item.train().scores(history, users), whole_in_eval)
+    assert not torch.equal(whole, whole_in_eval)  # the first one dropped items and weights
+
+
+def test_the_loss_of_some_positions_is_on_average_the_loss_of_all():
+    batch = NextItemBatches(leave_last_out(cyclic_users()).train, batch_size=150)(0)[0]
+    whole, some = model(None).eval(), model(None).eval()
+    some.num_positions = len(batch) // 4
+    torch.manual_seed(0)
+    drawn = torch.stack([some.loss(batch) for _ in range(200)]).detach()
+    standard_error = drawn.std() / len(drawn) ** 0.5
+    assert drawn.std() > 0
+    assert abs(drawn.mean() - whole.loss(batch)) < 4 * standard_error
+
+
+def test_a_balanced_gate_is_part_of_a_mixtures_loss_and_so_is_the_users_length():
+    batch = NextItemBatches(leave_last_out(cyclic_users()).train, batch_size=150)(0)[0]
+    losses = {}
+    for weight in (0.0, 10.0):
+        next_item = mixture_model(user_buckets=200, balance_weight=weight, num_negatives=5).eval()
+        torch.manual_seed(0)
+        losses[weight] = next_item.loss(batch).item()
+    torch.manual_seed(0)
+    queries = next_item.similarity.queries(
+        next_item.encoder(batch.inputs).values, batch.users[batch.inputs.row_ids()]
+    )
+    pairs = next_item.similarity.score_pairs(queries, next_item.items()[batch.targets])
+    expected = 10 * load_balancing_loss(pairs.weights).item()
+    assert losses[10.0] - losses[0.0] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    with torch.no_grad():
+        next_item.similarity.user_embedding.weight.fill_(0)
+        torch.manual_seed(0)
+        without = next_item.loss(batch).item()
+        next_item.similarity.user_embedding.weight[200 - 1] = 1e-3  # asked by no row of the batch
+        torch.manual_seed(0)
+        assert next_item.loss(batch).item() == pytest.approx(without, abs=1e-6)
+
+
+def test_a_model_without_a_first_stage_says_so():
+    with pytest.raises(ValueError, match=r"no first stage: give NextItemModel\(coarse="):
+        model(None).coarse_items()
