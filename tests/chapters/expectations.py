@@ -42,8 +42,72 @@ def sequential_baseline(found: Records) -> None:
     assert found["negatives_needed"] == 6284
 
 
+def mixture_of_logits(found: Records) -> None:
+    # The toy is high in rank, and a mixture fits what no factorisation of its width can. Without
+    # its gate it is a dot product of width 8, and stays below that of width 16.
+    assert found["numerical_rank"] >= 90 and found["for_90"] > 25
+    assert found["mol_lowest"] > found["dot_highest"] + 0.05
+    assert found["mol_lowest"] > found["tower_highest"] and found["mol_first"] < 1
+    # Where a dot product is the truth, nothing beats it.
+    assert found["plain_dot"] > 0.999 > found["plain_mol"] > 0.5
+    # 14,000 positions, 129 items each; 4 x 64 components and 32 gates an item, in bytes.
+    assert round(found["gate_rows"], 3) == 1.806 and found["item_bytes_half"] == 576
+    assert found["items_in_a_gigabyte"] == 1_736_111
+    assert found["rounding"] < 0.1 * found["score_spread"] and found["same_top_10"] > 0.8
+    assert found["over_dot"] > 10
+    # The text says of the trained gate: all components in use, weights close to even.
+    assert 0.8 * found["even_entropy"] < found["gate_entropy"] < found["even_entropy"] - 0.02
+    assert found["used_all"] > 0.9 * found["gate_pairs"]
+    assert found["largest_lift"] > 0.02 > 0 > found["largest_drop"]
+    assert found["live_mol"] > 0.003 and found["live_dot"] > 0.003  # chance is 0.001
+
+
+def h_indexer(found: Records) -> None:
+    # Worked out by hand: 2.576^2 (1 - k'/N) / 0.01, and for k' = 1,000 nearly half the corpus.
+    assert found["sample_10k"] == 61_645 and found["sample_1k"] > 6 * found["sample_10k"]
+    # The errors follow the law, and the plan made for 99% of the thresholds holds for nearly all.
+    assert found["law_fit"] < 0.35
+    assert found["within"] > 0.93
+    # int8 loses next to nothing that float32 has.
+    assert found["recall"] > 0.95 and abs(found["recall"] - found["float_recall"]) < 0.02
+    assert found["recall_small"] < found["recall"]
+    # Rounding is spread evenly over a step, and the formula counts every byte of an item.
+    assert abs(found["int8_error"] / found["int8_predicted"] - 1) < 0.1
+    assert found["bytes_each"] == 648 and found["fits"] == 13_256_071
+    # What knows the mixture keeps its best items; random maps keep fewer.
+    stages = found["stage_recall"]
+    assert min(stages["co-trained"], stages["averaged"]) > 0.95
+    assert max(stages["untrained"], stages["one random map"]) < 0.9
+
+
+def learned_similarity_top_k(found: Records) -> None:
+    # Exact: brute force's ids, up to neighbours that rounding cannot tell apart.
+    assert found["same_ids"] > 0.999 and found["difference"] < 1e-4 and found["ties"] > 50
+    # The bound rules out most of the corpus after training, nothing before it.
+    assert found["share_1"] < found["share_100"] < 0.6 < 0.95 < found["raw_share_100"]
+    assert found["floor_100"] <= found["share_100"] and found["level"] > found["bound"]
+    assert found["raw_level"] < found["raw_bound"]
+    assert (found["logit_flop"], found["gate_flop"], found["flop_limit"]) == (4096, 16384, 5.0)
+    assert found["must_skip"] == 0.7
+    # Averages find what the trained mixture finds, for less; they are blind before training.
+    assert min(found["average_recall"], found["flat_recall"]) > 0.98 and found["average_gain"] > 1
+    assert found["sighted_recall"] > 0.95 > 0.6 > found["blind_recall"]
+    # The best item is found far more often than the other ninety-nine.
+    assert found["component_best"] > found["component_all"] + 0.1
+    assert abs(found["half_recall"] - found["full_recall"]) < 0.02
+    assert abs(found["half_mib"] / found["formula_mib"] - 0.5) < 0.01
+    assert found["memory_error"] < 0.1
+    # The balancing loss makes the gate surer, at any weight that is felt.
+    assert found["on_entropy"] < found["off_entropy"] - 0.2
+    # A head that starts at the encoder's cosine has learned from the questions.
+    assert found["qa_mol"] > found["qa_mol_start"] > 0.4
+
+
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "preface": preface,
     "01_interactions": interactions,
     "02_sequential_baseline": sequential_baseline,
+    "03_mixture_of_logits": mixture_of_logits,
+    "04_h_indexer": h_indexer,
+    "05_learned_similarity_top_k": learned_similarity_top_k,
 }
