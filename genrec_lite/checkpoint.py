@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,27 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "replaced_whole", "save_checkpoint"]
+
+
+@contextmanager
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which becomes `path` at the end of the block.
+
+    A kill at any moment, or a full disk, leaves the old file or the new one, whole.
+
+    Args:
+        path: its folder is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -23,9 +44,7 @@ def save_checkpoint(
     best: Mapping[str, Tensor] | None,
     course: Mapping[str, Any],
 ) -> None:
-    """Writes weights, optimizer, torch's random generators and `course` to `path`.
-
-    A kill at any moment, or a full disk, leaves the old file or the new one, whole.
+    """Writes weights, optimizer, torch's random generators and `course` to `path`, whole.
 
     Args:
         path: its folder is made if need be.
@@ -52,15 +71,8 @@ def save_checkpoint(
         "scalars": scalars,
         "optimizer": type(optimizer).__name__,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with replaced_whole(path) as part:
         safetensors.torch.save_file(_apart(tensors), part, metadata={"training": json.dumps(meta)})
-        with open(part, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(

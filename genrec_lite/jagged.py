@@ -91,7 +91,8 @@ class JaggedTensor:
         tensors = [torch.as_tensor(row, dtype=dtype) for row in rows]
         filled = [t for t in tensors if len(t)] or tensors[:1]
         values = torch.cat(filled) if filled else torch.empty(0, dtype=dtype)
-        return cls.from_lengths(values, torch.tensor([len(t) for t in tensors], dtype=torch.int64))
+        lengths = torch.tensor([len(t) for t in tensors], dtype=torch.int64, device=values.device)
+        return cls.from_lengths(values, lengths)
 
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> JaggedTensor:

@@ -8,15 +8,15 @@ way: neither the (T, N) matrix of logits nor a mixture's (T, R, P) ever exists.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.sides import Side, side_of, tensors_of
 
 __all__ = [
-    "Similarity",
     "full_softmax_loss",
     "grouped_softmax_loss",
     "load_balancing_loss",
@@ -31,16 +31,6 @@ CHUNK = 512
 # below, one matmul over all items is cheaper than moving the sampled rows (see chapter 2).
 GATHER_FROM = 40
 NO_POSITION = "no position to predict: the batch's rows hold fewer than two items each"
-
-
-class Similarity(Protocol):
-    """What `grouped_softmax_loss` asks of a similarity: scores, and the weights to learn."""
-
-    def score(self, queries: Any, items: Any) -> Tensor:
-        """(B, N) scores of B query sides and N item sides."""
-
-    def parameters(self) -> Any:
-        """The learned tensors."""
 
 
 def full_softmax_loss(

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from genrec_lite.checkpoint import load_checkpoint, save_checkpoint
 
-__all__ = ["EpochRecord", "TrainingRun", "fit", "seeded"]
+__all__ = ["EpochRecord", "TrainingRun", "fit", "seeded", "without_dropout"]
 
 
 @dataclass
@@ -67,6 +67,19 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def without_dropout(module: Any) -> Iterator[None]:
+    """Puts a module into evaluation mode inside the block; other objects stay as they are."""
+    if not isinstance(module, nn.Module) or not module.training:
+        yield
+        return
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()
 
 
 def fit(

@@ -13,6 +13,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from genrec_lite.checkpoint import replaced_whole
 from genrec_lite.datasets import load
 from genrec_lite.datasets.splits import leave_last_out
 from genrec_lite.recipes.course import baselines_of, gate_of, metrics_of, ranks_of, thirds_of, train
@@ -184,9 +185,5 @@ def read_config(folder: Path) -> tuple[str, int, Recipe]:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
+    with replaced_whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

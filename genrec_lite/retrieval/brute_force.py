@@ -9,8 +9,9 @@ from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.retrieval.corpus import device_of
-from genrec_lite.retrieval.index import Index, Similarity
+from genrec_lite.retrieval.index import Index
 from genrec_lite.retrieval.top_k import GROUP, RunningTopK, TopK, mask_excluded
+from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.sides import MixtureSide, Side
 
 __all__ = ["BruteForce", "chunk_of_items", "filled_up", "score_block"]

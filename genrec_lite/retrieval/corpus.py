@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from genrec_lite.checkpoint import replaced_whole
 from genrec_lite.similarity.sides import Side, concatenate, side_of, tensors_of
 
 __all__ = ["Block", "Corpus", "device_of"]
@@ -109,6 +109,11 @@ class Corpus:
         return device_of(self.template.items)
 
     @property
+    def precision(self) -> torch.dtype:
+        """What the numbers of the items are kept in."""
+        return next(iter(tensors_of(self.template.items).values())).dtype
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of all items: N (8 for the id + what the tensors take for one row)."""
         rows = self.template.tensors().values()
@@ -123,8 +128,8 @@ class Corpus:
             ValueError: as when the corpus was made; also if an id is here already, or the sizes
                 differ from those of the corpus. Nothing is then changed.
         """
-        precision = next(iter(tensors_of(self.template.items).values())).dtype
-        block = _block(items, ids, beside or {})
+        # Converted before the check: what float32 holds may be inf in float16.
+        block = _block(items.to(self.precision), ids, beside or {})
         _check_alike(block, self.template)
         for other in self.blocks:
             here = other.places_of(block.ids) >= 0
@@ -132,7 +137,6 @@ class Corpus:
                 raise ValueError(
                     f"id {int(block.ids[here][0])} is in the corpus already: remove it first"
                 )
-        block = Block(block.ids, block.items.to(precision), block.beside)
         self.blocks = _merged([*self.blocks, *_cut(block)])
 
     def remove(self, ids: Tensor) -> None:
@@ -205,22 +209,14 @@ class Corpus:
             path: its folder is made if need be.
             about: what must be the same when the file is read, as JSON.
         """
-        path = Path(path)
         tensors = {
             f"{number}.{name}": tensor.detach().cpu().contiguous()
             for number, block in enumerate([self.template, *self.blocks])
             for name, tensor in block.tensors().items()
         }
         meta = {"format": FORMAT, "version": VERSION, "about": about}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
+        with replaced_whole(Path(path)) as part:
             safetensors.torch.save_file(tensors, part, metadata={"index": json.dumps(meta)})
-            with open(part, "rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str, about: Mapping[str, Any]) -> Corpus:

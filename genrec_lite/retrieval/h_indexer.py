@@ -19,8 +19,9 @@ from torch import Tensor
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.retrieval.brute_force import chunk_of_items
 from genrec_lite.retrieval.corpus import BLOCK_ITEMS, Corpus
-from genrec_lite.retrieval.index import Index, Similarity, check_queries, describe
+from genrec_lite.retrieval.index import Index, check_queries, describe
 from genrec_lite.retrieval.top_k import NO_ID, RunningTopK, TopK, mask_excluded
+from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.sides import Side
 
 __all__ = ["HIndexer", "StagedQueries", "places_at_least", "sample_size"]
@@ -66,6 +67,10 @@ class StagedQueries:
     def __getitem__(self, rows: slice | Tensor) -> StagedQueries:
         """The queries of some rows."""
         return StagedQueries(self.coarse[rows], self.fine[rows])
+
+    def to(self, target: torch.dtype | torch.device | str) -> StagedQueries:
+        """The same queries in another precision or on another device."""
+        return StagedQueries(self.coarse.to(target), self.fine.to(target))
 
 
 def sample_size(num_items: int, candidates: int, tolerance: float = 0.1) -> int:
@@ -125,7 +130,8 @@ class HIndexer(Index):
         coarse_dtype: how the coarse vectors are kept: torch.int8, or a floating-point type.
         seed: of the sample.
     Raises:
-        ValueError: as `Corpus`; also if coarse vectors hold NaN or are no unit vectors.
+        ValueError: as `Corpus`; also if coarse vectors hold NaN or are no unit vectors, or
+            `coarse_dtype` is neither.
     """
 
     def __init__(
@@ -141,6 +147,10 @@ class HIndexer(Index):
         seed: int = 0,
     ) -> None:
         sample_size(len(items), candidates, tolerance)  # checks both
+        if coarse_dtype != torch.int8 and not coarse_dtype.is_floating_point:
+            raise ValueError(
+                f"coarse_dtype is {coarse_dtype}: choose torch.int8 or a floating-point type"
+            )
         self.similarity, self.candidates, self.tolerance = similarity, candidates, tolerance
         self.coarse_dtype, self.seed = coarse_dtype, seed
         self.corpus = Corpus(items, ids, {COARSE: _kept(coarse_items, coarse_dtype)})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,25 +13,11 @@ from torch import Tensor
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.retrieval.corpus import Corpus
 from genrec_lite.retrieval.top_k import TopK, require_k
-from genrec_lite.similarity.dot_product import PairScores
-from genrec_lite.similarity.sides import Side, tensors_of
+from genrec_lite.similarity.interface import Similarity
+from genrec_lite.similarity.sides import MixtureSide, Side, tensors_of
+from genrec_lite.training import without_dropout
 
-__all__ = ["Index", "Similarity", "check_queries", "describe"]
-
-
-class Similarity(Protocol):
-    """What an index asks of a similarity; `DotProduct` and `MixtureOfLogits` have it."""
-
-    temperature: float
-
-    def score(self, queries: Any, items: Any) -> Tensor:
-        """(B, N) scores of B query sides and N item sides."""
-
-    def score_pairs(self, queries: Any, items: Any) -> PairScores:
-        """Scores (n,) of the i-th query side with the i-th item side."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """The weights by name."""
+__all__ = ["Index", "check_queries", "describe"]
 
 
 class Index(ABC):
@@ -62,7 +47,7 @@ class Index(ABC):
         """The k best items of each query.
 
         Args:
-            queries: B query sides.
+            queries: B query sides; scored in float32, without the similarity's dropout.
             k: at least 1.
             exclude: B rows of ids that must not be found; ids of no item are passed over.
         Raises:
@@ -83,8 +68,8 @@ class Index(ABC):
                 f"exclude has {len(exclude)} rows for {len(queries)} queries: one row for each, "
                 "empty where nothing is excluded"
             )
-        with torch.no_grad():
-            return self._search(queries, k, exclude)
+        with torch.no_grad(), without_dropout(self.similarity):
+            return self._search(queries.to(torch.float32), k, exclude)
 
     def _check_queries(self, queries: Side) -> None:
         """Raises a ValueError unless the queries can be scored against the items."""
@@ -120,7 +105,7 @@ class Index(ABC):
         """
         corpus = Corpus.load(path, describe(similarity))
         index = cls(similarity, corpus.template.items, **options)
-        index.corpus = corpus
+        index.corpus = corpus.beside_of(lambda _: {})  # what another index kept beside the items
         return index
 
 
@@ -152,7 +137,20 @@ def check_queries(queries: Side, items: Side) -> None:
             f"a query is made of {' and '.join(given)}, an item of {' and '.join(expected)}: "
             "make both with the same similarity"
         )
+    if isinstance(queries, MixtureSide) and isinstance(items, MixtureSide):
+        of_query, of_item = queries.components.shape[1], items.components.shape[1]
+        pairs = items.gate.shape[1]
+        if queries.gate.shape[1] == pairs != of_query * of_item:
+            raise ValueError(
+                f"a query has {of_query} components, an item {of_item}, the gate {pairs} pairs: "
+                "make both sides with the same similarity"
+            )
     for name, tensor in given.items():
+        if tensor.ndim != expected[name].ndim:
+            raise ValueError(
+                f"{name} of the queries have shape {tuple(tensor.shape)}: expected "
+                f"{expected[name].ndim} dimensions, the first one of B queries"
+            )
         if tensor.shape[-1] != expected[name].shape[-1]:
             raise ValueError(
                 f"{name} of a query are {tensor.shape[-1]} wide, those of an item "

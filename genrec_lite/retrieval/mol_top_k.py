@@ -43,6 +43,8 @@ class MolTopK(Index):
         similarity: a mixture of logits.
         items: item sides of N items.
         ids: (N,) int64, distinct and at least 0; 0 to N - 1 unless given.
+    Raises:
+        ValueError: as `Corpus`; also if the items are no mixture's.
     """
 
     similarity: MixtureOfLogits
@@ -50,11 +52,16 @@ class MolTopK(Index):
     def __init__(
         self, similarity: MixtureOfLogits, items: MixtureSide, ids: Tensor | None = None
     ) -> None:
+        if not isinstance(items, MixtureSide):
+            raise ValueError(
+                f"items are a {type(items).__name__}: expected a mixture of logits' item side"
+            )
         super().__init__(similarity, items, ids)
         self.corpus = self.corpus.beside_of(self._tables)
 
     def add(self, items: Side, ids: Tensor) -> None:
         """Takes in items; see `Corpus.add`."""
+        items = items.to(self.corpus.precision)  # or the tables would have that of the new items
         self.corpus.add(items, ids, self._tables(items))
 
     def save(self, path: Path | str) -> None:

@@ -14,7 +14,6 @@ from genrec_lite.datasets.splits import Queries
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import (
-    Similarity,
     full_softmax_loss,
     grouped_softmax_loss,
     load_balancing_loss,
@@ -23,9 +22,11 @@ from genrec_lite.losses import (
 )
 from genrec_lite.metrics import full_corpus_ranks
 from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.similarity.projected_dot_product import ProjectedDotProduct
 from genrec_lite.similarity.sides import Side
+from genrec_lite.training import without_dropout
 
 __all__ = ["NextItemModel"]
 
@@ -68,12 +69,14 @@ class NextItemModel(nn.Module):
         self.balance_weight = balance_weight
 
     def items(self) -> Side:
-        """The item side of the whole corpus, N items."""
-        return self.similarity.items(self.encoder.item_embedding.weight)
+        """The item side of the whole corpus, N items, without dropout or gradient."""
+        with self._evaluating():
+            return self.similarity.items(self.encoder.item_embedding.weight)
 
     def coarse_items(self) -> Tensor:
-        """(N, coarse_dim) the first stage's item side of the whole corpus."""
-        return self._coarse().items(self.encoder.item_embedding.weight)
+        """(N, coarse_dim) the first stage's item side of the whole corpus, as `items`."""
+        with self._evaluating():
+            return self._coarse().items(self.encoder.item_embedding.weight)
 
     def queries(self, history: JaggedTensor, users: Tensor | None = None) -> Side:
         """The query side of each history, without dropout or gradient.
@@ -159,13 +162,8 @@ class NextItemModel(nn.Module):
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Neither dropout nor gradients inside the block."""
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(was_training)
+        with torch.no_grad(), without_dropout(self):
+            yield
 
     def _coarse(self) -> ProjectedDotProduct:
         if self.coarse is None:

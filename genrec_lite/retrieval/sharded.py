@@ -45,10 +45,10 @@ class ShardedIndex:
             ValueError: as `Index.search`, on each rank; RuntimeError on the ranks whose shard is
                 sound where another rank's fails.
         """
-        error: ValueError | None = None
+        error: Exception | None = None
         try:
             own = self.shard.search_up_to(queries, k, exclude)
-        except ValueError as failed:
+        except Exception as failed:  # whatever it is, the others wait to be told
             error = failed
         failures = torch.tensor([int(error is not None)], device=self.shard.corpus.device)
         # Told before anything is gathered, or the others would wait for this rank for ever.

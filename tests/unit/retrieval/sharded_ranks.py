@@ -57,6 +57,11 @@ def compare(rank: int) -> None:
         raises(ValueError, "is NaN", shard, queries, 1)
     else:
         raises(RuntimeError, "failed on 1 other rank", shard, queries, 1)
+    if rank == 1:
+        shard.shard.similarity = None  # an error that nobody foresaw
+        raises(AttributeError, "score", shard, queries, 1)
+    else:
+        raises(RuntimeError, "failed on 1 other rank", shard, queries, 1)
 
 
 def raises(kind: type[Exception], told: str, index: ShardedIndex, *question: object) -> None:

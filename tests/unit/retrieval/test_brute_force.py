@@ -189,6 +189,11 @@ def test_queries_of_another_similarity_or_size_are_named():
     wide = MixtureSide(queries.components, torch.zeros(2, 6))
     with pytest.raises(ValueError, match="gate of a query are 6 wide, those of an item 8"):
         BruteForce(MIXTURE, items).search(wide, 1)
+    few = MixtureSide(queries.components[:, :1], queries.gate)
+    with pytest.raises(ValueError, match="a query has 1 components, an item .*, the gate 8 pairs"):
+        BruteForce(MIXTURE, items).search(few, 1)
+    with pytest.raises(ValueError, match=r"queries have shape \(6,\): expected 2 dim"):
+        BruteForce(DotProduct(), torch.zeros(9, 6)).search(torch.zeros(6), 1)
 
 
 def test_a_similarity_that_gives_nan_is_named_with_query_and_item():
@@ -228,6 +233,24 @@ def test_an_index_is_not_searched_with_other_weights_than_it_was_made_with(tmp_p
         next(trained_further.parameters()).view(-1)[0] += 1e-3
     with pytest.raises(ValueError, match="index.safetensors was written with weights"):
         BruteForce.load(tmp_path / "index.safetensors", trained_further)
+
+
+@both
+def test_queries_in_half_precision_are_scored_in_float32(similarity):
+    queries, items = sides(similarity, 3, 50)
+    halved = queries.to(torch.bfloat16)
+    found = BruteForce(similarity, items).search(halved, 20)
+    expected = BruteForce(similarity, items).search(halved.to(torch.float32), 20)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.ids, expected.ids)
+
+
+def test_a_search_between_training_steps_is_without_dropout():
+    similarity = copy.deepcopy(MIXTURE)
+    queries, items = sides(similarity, 3, 50)
+    expected = BruteForce(similarity, items).search(queries, 20)
+    found = BruteForce(similarity.train(), items).search(queries, 20)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.ids, expected.ids)
+    assert similarity.training
 
 
 def test_no_gradient_is_kept_by_an_index_or_a_search():

@@ -1,6 +1,7 @@
 """The corpus of an index: blocks, changes, files, and what it refuses."""
 
 import json
+import os
 
 import pytest
 import safetensors.torch
@@ -171,6 +172,14 @@ def test_new_items_get_the_precision_of_the_old():
     assert {block.items.components.dtype for block in corpus.blocks} == {torch.bfloat16}
 
 
+def test_new_items_that_the_old_precision_cannot_hold_are_named():
+    corpus = fresh(dtype=torch.float16)
+    new = mixture(NEW)
+    new.gate[1] = 1e6  # inf in float16
+    with pytest.raises(ValueError, match=f"items.gate of id {int(NEW[1])} hold NaN or inf"):
+        corpus.add(new, NEW, {"coarse": COARSE})
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_by_formula_is_that_of_the_file_and_of_the_storages(tmp_path, dtype):
     ids = torch.arange(3000)
@@ -255,7 +264,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypat
     def full(*_args: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(corpus_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         fresh(5).save(file, ABOUT)
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.retrieval import h_indexer
+from genrec_lite.retrieval import corpus, h_indexer
 from genrec_lite.retrieval.brute_force import BruteForce
 from genrec_lite.retrieval.h_indexer import (
     HIndexer,
@@ -138,6 +138,15 @@ def test_the_survivors_are_all_items_that_reach_the_threshold(monkeypatch):
     assert [len(places) for places in kept] == [1, 10, 100, 800, 1_000]
     for row, places in enumerate(kept):
         assert places.tolist() == (scores[row] >= thresholds[row]).nonzero().flatten().tolist()
+
+
+def test_a_query_that_has_seen_enough_gathers_no_more_places(mol, monkeypatch):
+    monkeypatch.setattr(corpus, "BLOCK_ITEMS", 50)
+    vectors = unit(400, seed=0)
+    index = HIndexer(mol, items_of(mol, vectors), vectors, candidates=30)
+    everything, nothing = index.candidates_of(vectors[:2], torch.tensor([-math.inf, math.inf]))
+    assert everything.tolist() == list(range(100))  # two blocks: the first is not above 2 x 30
+    assert not len(nothing)
 
 
 def test_the_score_matrix_is_never_written(mol, monkeypatch):
@@ -277,6 +286,15 @@ def test_a_file_gives_back_the_same_index(mol, made, tmp_path, dtype):
         assert torch.equal(one, other)
 
 
+def test_its_file_gives_other_indexes_the_items_alone(mol, made, tmp_path):
+    vectors, items, queries = made
+    HIndexer(mol, items, vectors, candidates=60).save(tmp_path / "index.st")
+    brute = BruteForce.load(tmp_path / "index.st", mol)
+    assert brute.memory_bytes == BruteForce(mol, items).memory_bytes
+    brute.add(items[:1], torch.tensor([900]))
+    assert len(brute) == 401
+
+
 def test_a_foreign_or_shortened_file_is_refused_by_name(mol, made, tmp_path):
     vectors, items, _ = made
     BruteForce(mol, items).save(tmp_path / "brute")
@@ -349,6 +367,8 @@ def test_bad_questions_are_refused(mol, made):
     for options in ({"candidates": 0}, {"tolerance": 0.0}, {"tolerance": math.nan}):
         with pytest.raises(ValueError, match="at least 1 and above 0"):
             HIndexer(mol, items, vectors, **options)
+    with pytest.raises(ValueError, match="coarse_dtype is torch.uint8: choose torch.int8 or a fl"):
+        HIndexer(mol, items, vectors, coarse_dtype=torch.uint8)
 
 
 def test_an_index_emptied_finds_nothing_and_can_be_filled_again(mol, made):

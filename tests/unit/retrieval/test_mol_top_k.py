@@ -91,6 +91,19 @@ def test_pass_two_finds_items_that_pass_one_misses(trained):
     assert_equal(ExactTwoPass(similarity, items, k_candidates=10).search(queries, 10), exact)
 
 
+def test_a_bound_that_is_rounded_down_leaves_no_item_out(monkeypatch):
+    class RoundedDown(MixtureOfLogits):  # in pass 2, which looks at both queries together
+        def component_logits(self, queries, items):
+            logits = super().component_logits(queries, items)
+            return logits - 4e-5 if len(queries) > 1 else logits  # 20 units in the last place
+
+    one = RoundedDown(DIM, **SIZES | dict(query_components=1, item_components=1)).eval()
+    x = torch.randn(3, DIM, generator=torch.Generator().manual_seed(0))
+    alike = concatenate([one.items(x[:1])] * 20)  # of one logit: each score is its own bound
+    found = ExactTwoPass(one, alike, k_candidates=1).search(one.queries(x[1:]), 1)
+    assert found.rescored.tolist() == [20, 20]
+
+
 def test_untrained_weights_leave_hardly_an_item_out():
     similarity, queries, items = untrained(8, 300, 0)
     found = ExactTwoPass(similarity, items).search(queries, 50)
@@ -195,6 +208,8 @@ def test_bad_questions_are_named_as_brute_force_names_them(trained, way):
         index.search(queries[:3], 1, all_but_two)
     found = index.search(queries[:2], 2, all_but_two[:2])
     assert sorted(found.ids[1].tolist()) == [0, 1]
+    with pytest.raises(ValueError, match="items are a Tensor: expected a mixture"):
+        way(similarity, torch.zeros(3, DIM))
     for name in way.__init__.__kwdefaults__:
         with pytest.raises(ValueError, match=f"{name} is 0: at least 1"):
             way(similarity, items, **{name: 0})
@@ -209,6 +224,8 @@ def test_changes_and_files_leave_what_a_fresh_index_would_find(trained, way, tmp
     kept = torch.tensor([i for i in range(N) if i % 3])
     expected = way(similarity, items[kept].to(torch.bfloat16), kept).search(queries, 20)
     assert_equal(index.search(queries, 20), expected)
+    for name, row in index.corpus.template.tensors().items():  # the tables beside them, too
+        assert all(block.tensors()[name].dtype == row.dtype for block in index.corpus.blocks)
     with pytest.raises(ValueError, match=r"items.components .* rows of \(2, 5\)"):
         index.add(MixtureSide(torch.zeros(1, 2, 5), torch.zeros(1, 8)), torch.tensor([9999]))
     with pytest.raises(ValueError, match="items.components of id 9999 hold NaN"):

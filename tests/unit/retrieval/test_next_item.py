@@ -144,11 +144,14 @@ def test_a_mixtures_scores_are_those_of_its_sides_however_they_are_cut(monkeypat
     history, users = split.test.history, split.test.rows
     whole = next_item.similarity.score(next_item.queries(history, users), next_item.items())
     assert next_item.training  # scoring leaves the mode as it was
+    items = next_item.items()
+    assert not items.gate.requires_grad
+    assert torch.equal(items.components, next_item.items().components)  # no dropout
     whole_in_eval = next_item.eval().scores(history, users)
     monkeypatch.setattr(next_item_module, "CHUNK_ITEMS", 7)
     monkeypatch.setattr(next_item_module, "GROUP", 4)
     torch.testing.assert_close(next_item.train().scores(history, users), whole_in_eval)
-    assert not torch.equal(whole, whole_in_eval)  # the first one dropped items and weights
+    assert not torch.equal(whole, whole_in_eval)  # the first one dropped weights
 
 
 def test_the_loss_of_some_positions_is_on_average_the_loss_of_all():
@@ -160,6 +163,22 @@ def test_the_loss_of_some_positions_is_on_average_the_loss_of_all():
     standard_error = drawn.std() / len(drawn) ** 0.5
     assert drawn.std() > 0
     assert abs(drawn.mean() - whole.loss(batch)) < 4 * standard_error
+
+
+def test_the_users_of_drawn_positions_are_drawn_with_them(monkeypatch):
+    batch = NextItemBatches(leave_last_out(cyclic_users(30)).train, batch_size=30)(0)[0]
+    next_item = mixture_model(user_buckets=50, num_negatives=5, num_positions=10).eval()
+    seen, queries = [], next_item.similarity.queries
+    monkeypatch.setattr(
+        next_item.similarity, "queries", lambda *both: seen.append(both) or queries(*both)
+    )
+    next_item.loss(batch)
+    drawn, users = seen[0]
+    every = next_item.encoder(batch.inputs).values
+    same_position = (drawn[:, None] - every).abs().amax(2) < 1e-5  # (10, T)
+    same_user = users[:, None] == batch.users[batch.inputs.row_ids()]
+    assert (same_position & same_user).any(1).all()
+    assert len(users.unique()) > 1
 
 
 def test_a_balanced_gate_is_part_of_a_mixtures_loss_and_so_is_the_users_length():

@@ -209,6 +209,7 @@ def test_training_drops_items_and_users_and_evaluation_drops_nothing():
     assert torch.equal(mixture.items(x).components, mixture.items(x).components)
     mixture.train()
     assert not torch.equal(mixture.items(x).components, mixture.items(x).components)
+    assert torch.equal(mixture.items(x).gate, mixture.items(x).gate)  # the gate sees whole items
     first, second = mixture.queries(x, users), mixture.queries(x, users)
     assert not torch.equal(first.components[:, 0], second.components[:, 0])
     assert torch.equal(first.components[:, 1:], second.components[:, 1:])
