@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec_lite.bench.timing import Benchmark, Comparison
-from genrec_lite.retrieval.brute_force import BruteForce, chunk_of_items
+from genrec_lite.retrieval.brute_force import BruteForce
+from genrec_lite.retrieval.scoring import chunk_of_items
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.similarity.sides import MixtureSide

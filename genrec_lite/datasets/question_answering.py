@@ -254,9 +254,11 @@ def _table(path: Path) -> list[Pair]:
         )
     names = ("document", "article", "title")
     document = next((name for name in names if name in frame.columns), passage)
+    texts = [pl.col(name).cast(pl.String) for name in ("question", passage, document)]
     rows = frame.select(
-        pl.col(column).cast(pl.String).fill_null("").alias(str(place))
-        for place, column in enumerate(("question", passage, document))
+        texts[0].fill_null("").alias("question"),
+        texts[1].fill_null("").alias("passage"),
+        pl.coalesce(texts[2], texts[1]).fill_null("").alias("document"),  # of its own if unknown
     )
     return [Pair(*row) for row in rows.iter_rows()]
 

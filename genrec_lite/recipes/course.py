@@ -22,7 +22,7 @@ from genrec_lite.recipes.recipe import Recipe, build_model
 from genrec_lite.retrieval.baselines import ItemKNN, Popularity
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
-from genrec_lite.training import TrainingRun, fit
+from genrec_lite.training import TrainingRun, fit, without_dropout
 
 __all__ = ["baselines_of", "gate_of", "metrics_of", "ranks_of", "thirds_of", "train"]
 
@@ -60,9 +60,9 @@ def gate_of(model: NextItemModel, queries: Queries) -> dict[str, float]:
     """
     if not isinstance(model.similarity, MixtureOfLogits):
         return {}
-    model.eval()
     asked = model.queries(queries.history, queries.rows)
-    pairs = model.similarity.score_pairs(asked, model.items()[queries.targets])  # type: ignore[arg-type]
+    with without_dropout(model):
+        pairs = model.similarity.score_pairs(asked, model.items()[queries.targets])  # type: ignore[arg-type]
     return {
         "gate entropy": float(torch.special.entr(pairs.weights).sum(1).mean()),
         "gate use": float(torch.special.entr(pairs.weights.mean(0)).sum()),

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.retrieval.brute_force import chunk_of_items
 from genrec_lite.retrieval.corpus import BLOCK_ITEMS, Corpus
-from genrec_lite.retrieval.index import Index, check_queries, describe
+from genrec_lite.retrieval.index import Index, check_queries, describe, require_side
+from genrec_lite.retrieval.scoring import rescored
 from genrec_lite.retrieval.top_k import NO_ID, RunningTopK, TopK, mask_excluded
 from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.sides import Side
@@ -146,6 +146,7 @@ class HIndexer(Index):
         coarse_dtype: torch.dtype = torch.int8,
         seed: int = 0,
     ) -> None:
+        require_side(similarity, items)
         sample_size(len(items), candidates, tolerance)  # checks both
         if coarse_dtype != torch.int8 and not coarse_dtype.is_floating_point:
             raise ValueError(
@@ -201,8 +202,7 @@ class HIndexer(Index):
             rows = slice(start, start + QUERIES_AT_ONCE)
             left_out = exclude[rows] if exclude is not None else None
             survivors = self._survivors(queries.coarse[rows], k, left_out)
-            for row, places in enumerate(survivors):
-                found.append(self._rank(queries.fine[start + row : start + row + 1], places, k))
+            found.append(rescored(self.similarity, self.corpus, queries.fine[rows], survivors, k))
         return TopK(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     # -- stage one ----------------------------------------------------------------------------
@@ -315,17 +315,6 @@ class HIndexer(Index):
             inside = block.places_of(ids)
             places = torch.where(inside >= 0, inside + start, places)
         return places
-
-    # -- stage two ----------------------------------------------------------------------------
-
-    def _rank(self, query: Side, places: Tensor, k: int) -> TopK:
-        """The k best of the items at `places` (h,) for one query."""
-        best = RunningTopK(1, k, self.corpus.device)
-        step = chunk_of_items(query, self.corpus.template.items)
-        for at in range(0, len(places), step):
-            items, ids = self.corpus.take(places[at : at + step])
-            best.add(self.similarity.score(query, items), ids)
-        return TopK(best.scores, best.ids, torch.full((1,), len(places), device=places.device))
 
 
 def _kept(coarse: Tensor, dtype: torch.dtype) -> Tensor:

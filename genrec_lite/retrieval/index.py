@@ -17,7 +17,7 @@ from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.sides import MixtureSide, Side, tensors_of
 from genrec_lite.training import without_dropout
 
-__all__ = ["Index", "check_queries", "describe"]
+__all__ = ["Index", "check_queries", "describe", "require_side"]
 
 
 class Index(ABC):
@@ -28,10 +28,11 @@ class Index(ABC):
         items: item sides of N items, in the precision to be kept (`items.to(torch.bfloat16)`).
         ids: (N,) int64, distinct and at least 0; 0 to N - 1 unless given.
     Raises:
-        ValueError: as `Corpus`.
+        ValueError: as `Corpus`; also if the items are not what the similarity scores.
     """
 
     def __init__(self, similarity: Similarity, items: Side, ids: Tensor | None = None) -> None:
+        require_side(similarity, items)
         self.similarity = similarity
         self.corpus = Corpus(items, ids)
 
@@ -125,6 +126,15 @@ def describe(similarity: Similarity) -> dict[str, Any]:
         "sizes": {name: list(weight.shape) for name, weight in weights.items()},
         "weights": digest.hexdigest(),
     }
+
+
+def require_side(similarity: Similarity, items: Side) -> None:
+    """Raises a ValueError unless the items are of the kind that the similarity scores."""
+    if not isinstance(items, similarity.side):
+        raise ValueError(
+            f"items are a {type(items).__name__}, but a {type(similarity).__name__} scores a "
+            f"{similarity.side.__name__}: make them with its own `items`"
+        )
 
 
 def check_queries(queries: Side, items: Side) -> None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.retrieval.brute_force import chunk_of_items, filled_up, score_block
 from genrec_lite.retrieval.corpus import Block
 from genrec_lite.retrieval.index import Index, describe
+from genrec_lite.retrieval.scoring import chunk_of_items, filled_up, rescored
 from genrec_lite.retrieval.top_k import GROUP, NO_ID, NO_SCORE, RunningTopK, TopK, mask_excluded
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.similarity.sides import MixtureSide, Side
@@ -29,8 +29,6 @@ __all__ = ["Average", "Combined", "ExactTwoPass", "MolTopK", "PerComponent"]
 QUERIES_AT_ONCE = 32
 # Dot products made before the best of them are taken: 8 MB, in the level-3 cache.
 PRODUCTS_AT_ONCE = 2**21
-# Candidates of one query gathered and rescored together: 19 MB of item sides at the paper's sizes.
-RESCORED_AT_ONCE = 2**14
 
 
 class MolTopK(Index):
@@ -44,7 +42,7 @@ class MolTopK(Index):
         items: item sides of N items.
         ids: (N,) int64, distinct and at least 0; 0 to N - 1 unless given.
     Raises:
-        ValueError: as `Corpus`; also if the items are no mixture's.
+        ValueError: as `Index`.
     """
 
     similarity: MixtureOfLogits
@@ -52,10 +50,6 @@ class MolTopK(Index):
     def __init__(
         self, similarity: MixtureOfLogits, items: MixtureSide, ids: Tensor | None = None
     ) -> None:
-        if not isinstance(items, MixtureSide):
-            raise ValueError(
-                f"items are a {type(items).__name__}: expected a mixture of logits' item side"
-            )
         super().__init__(similarity, items, ids)
         self.corpus = self.corpus.beside_of(self._tables)
 
@@ -86,29 +80,12 @@ class MolTopK(Index):
             rows = slice(start, start + QUERIES_AT_ONCE)
             left_out = exclude[rows] if exclude is not None else None
             found.append(self._search_few(queries[rows], k, left_out))
-        scores, ids, rescored = zip(*found, strict=True)
-        return TopK(torch.cat(scores), torch.cat(ids), torch.cat(rescored))
+        return TopK(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _search_few(self, queries: MixtureSide, k: int, exclude: JaggedTensor | None) -> TopK:
         """What is found for a few queries."""
-        return self._rescored(queries, self._candidates(queries, k, exclude), k)
-
-    def _rescored(self, queries: MixtureSide, candidates: list[Tensor], k: int) -> TopK:
-        """The k best of each query's candidates, which are ascending places in the corpus."""
-        device = self.corpus.device
-        counts = torch.tensor([len(places) for places in candidates], device=device)
-        scores = torch.full((len(queries), int(counts.max())), NO_SCORE, device=device)
-        ids = torch.full_like(scores, NO_ID, dtype=torch.int64)
-        for row, places in enumerate(candidates):
-            for at in range(0, len(places), RESCORED_AT_ONCE):
-                some = places[at : at + RESCORED_AT_ONCE]
-                cells = slice(at, at + len(some))
-                items, found = self.corpus.take(filled_up(some))
-                made = score_block(self.similarity, queries[row : row + 1], items)
-                scores[row, cells], ids[row, cells] = made[0, : len(some)], found[: len(some)]
-        best = RunningTopK(len(queries), k, device)
-        best.add(scores, ids)
-        return TopK(best.scores, best.ids, counts)
+        candidates = self._candidates(queries, k, exclude)
+        return rescored(self.similarity, self.corpus, queries, candidates, k)
 
     @abstractmethod
     def _candidates(
@@ -285,12 +262,12 @@ class ExactTwoPass(Average):
 
     def _search_few(self, queries: MixtureSide, k: int, exclude: JaggedTensor | None) -> TopK:
         candidates = self._candidates(queries, k, exclude)
-        first = self._rescored(queries, candidates, k)
+        first = rescored(self.similarity, self.corpus, queries, candidates, k)
         best = RunningTopK(len(queries), k, self.corpus.device)
         best.add(first.scores, first.ids)
         least = best.threshold - self._rounding  # (B,), -inf where fewer than k can be found
         seen = JaggedTensor.from_lists(candidates, torch.int64)
-        seen_rows, rescored = seen.row_ids(), first.rescored
+        seen_rows, looked_at = seen.row_ids(), first.rescored
         for places, block, (rows, columns) in self._pieces(queries.gate.numel(), exclude):
             possible = torch.ones(len(queries), len(block), dtype=torch.bool, device=places.device)
             inside = columns >= 0
@@ -300,8 +277,8 @@ class ExactTwoPass(Average):
             assert isinstance(block.items, MixtureSide)
             scores = self._score_possible(queries, block.items, possible, least)
             best.add(scores, block.ids)
-            rescored = rescored + possible.sum(1)
-        return TopK(best.scores, best.ids, rescored)
+            looked_at = looked_at + possible.sum(1)
+        return TopK(best.scores, best.ids, looked_at)
 
     def _score_possible(
         self, queries: MixtureSide, items: MixtureSide, possible: Tensor, least: Tensor

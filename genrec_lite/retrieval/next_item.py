@@ -21,6 +21,7 @@ from genrec_lite.losses import (
     uniform_negatives,
 )
 from genrec_lite.metrics import full_corpus_ranks
+from genrec_lite.retrieval.scoring import score_block
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.similarity.interface import Similarity
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
@@ -34,8 +35,6 @@ __all__ = ["NextItemModel"]
 # pairs and their hidden layer of 128 are 4 MB, which one core's cache holds; measured faster than
 # 16 and 32, and no slower than 128.
 GROUP = 64
-# Items scored together by a mixture in `scores`, for the same reason.
-CHUNK_ITEMS = 256
 # Weight of the mean squared length of the user component (public code of the MoL paper).
 USER_PENALTY = 0.1
 
@@ -130,17 +129,10 @@ class NextItemModel(nn.Module):
             ValueError: if a history is empty.
         """
         queries = self.queries(history, users)
+        items, similarity = self.items(), cast(Similarity, self.similarity)
         with self._evaluating():
-            items, similarity = self.items(), cast(Similarity, self.similarity)
-            if isinstance(queries, Tensor):
-                return similarity.score(queries, items)
-            found = torch.empty(len(history), len(items))
-            for row in range(0, len(history), GROUP):
-                rows = slice(row, row + GROUP)
-                for first in range(0, len(items), CHUNK_ITEMS):
-                    chunk = slice(first, first + CHUNK_ITEMS)
-                    found[rows, chunk] = similarity.score(queries[rows], items[chunk])
-            return found
+            few = (queries[at : at + GROUP] for at in range(0, len(queries), GROUP))
+            return torch.cat([score_block(similarity, some, items) for some in few])
 
     def ranks(
         self, queries: Queries, *, exclude: JaggedTensor | None = None, batch_size: int = 1024

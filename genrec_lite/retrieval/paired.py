@@ -18,7 +18,7 @@ from genrec_lite.metrics import full_corpus_ranks, hit_rate_at_k, mean_reciproca
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.similarity.projected_dot_product import ProjectedDotProduct
 from genrec_lite.similarity.sides import MixtureSide
-from genrec_lite.training import TrainingRun, fit
+from genrec_lite.training import TrainingRun, fit, without_dropout
 
 __all__ = [
     "HEADS",
@@ -219,18 +219,20 @@ def pair_ranks(head: Head, qa: QuestionAnswering, rows: Tensor) -> Tensor:
     """Rank of each asked question's passage among all N passages, (len(rows),) int64.
 
     Args:
-        head: in eval mode.
+        head: scores without its dropout.
         qa: questions and passages.
         rows: numbers of the questions asked.
     """
     questions, passages = _scaled(qa)
-    asked, items = questions[rows], head.items(passages)
+    asked = questions[rows]
     between: Callable[[Any, Any], Tensor] = head.score
 
     def score(some: slice) -> Tensor:
         return between(head.queries(asked[some]), items)
 
-    return full_corpus_ranks(score, qa.answers[rows], chunk_size=CHUNK)
+    with without_dropout(head):
+        items = head.items(passages)
+        return full_corpus_ranks(score, qa.answers[rows], chunk_size=CHUNK)
 
 
 def cosine_ranks(qa: QuestionAnswering, rows: Tensor, *, best_part: bool = False) -> Tensor:

@@ -24,6 +24,8 @@ class DotProduct(nn.Module):
         temperature: 0.05 in the public HSTU and SASRec runs; smaller makes the softmax sharper.
     """
 
+    side = Tensor
+
     def __init__(self, temperature: float = 0.05) -> None:
         super().__init__()
         if temperature <= 0:

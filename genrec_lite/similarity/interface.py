@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from genrec_lite.similarity.dot_product import PairScores
+from genrec_lite.similarity.sides import MixtureSide
 
 __all__ = ["Similarity"]
 
@@ -16,6 +17,10 @@ class Similarity(Protocol):
     """A module that scores sides; `DotProduct` and `MixtureOfLogits` have it all."""
 
     temperature: float
+
+    @property
+    def side(self) -> type[Tensor] | type[MixtureSide]:
+        """What its sides are made of."""
 
     def score(self, queries: Any, items: Any) -> Tensor:
         """(B, N) scores of B query sides and N item sides."""

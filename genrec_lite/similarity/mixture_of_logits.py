@@ -76,6 +76,8 @@ class MixtureOfLogits(nn.Module):
             component and no other.
     """
 
+    side = MixtureSide
+
     def __init__(
         self,
         dim: int,

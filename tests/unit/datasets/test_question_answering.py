@@ -68,6 +68,15 @@ def test_a_table_gives_the_same_pairs_as_squads_own_format(
     assert read_pairs(tmp_path / "dev.parquet") == PAIRS
 
 
+def test_passages_of_no_known_document_are_each_their_own(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"question": ["a?", "b?", "c?"], "context": ["A.", "B.", "C."], "title": ["T", None, None]}
+    )
+    frame.write_parquet(tmp_path / "dev.parquet")
+    pairs = read_pairs(tmp_path / "dev.parquet")
+    assert [pair.document for pair in pairs] == ["T", "B.", "C."]
+
+
 def test_a_bare_name_is_looked_for_in_the_readers_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.retrieval import brute_force, corpus
-from genrec_lite.retrieval.brute_force import BruteForce, score_block
+from genrec_lite.retrieval import brute_force, corpus, scoring
+from genrec_lite.retrieval.brute_force import BruteForce
+from genrec_lite.retrieval.scoring import score_block
 from genrec_lite.retrieval.top_k import NO_ID
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
@@ -64,7 +65,7 @@ def search_by_hand(similarity, queries, items, ids, k, exclude) -> list[list[tup
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_and_ids_are_those_of_a_loop_in_float64(similarity, dtype, monkeypatch):
-    monkeypatch.setattr(brute_force, "CHUNK_BYTES", 0)  # chunks of 16 items
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", 0)  # chunks of 16 items
     monkeypatch.setattr(brute_force, "SCORES_AT_ONCE", 0)  # taken 32 at a time
     monkeypatch.setattr(brute_force, "QUERIES_AT_ONCE", 2)
     queries, items = sides(similarity, 5, 90)
@@ -132,7 +133,7 @@ def test_a_score_does_not_depend_on_the_items_scored_beside_it(similarity, monke
     whole = score_block(similarity, queries, items)
     for n in (1, 2, 15, 16, 17, 129):
         assert torch.equal(score_block(similarity, queries, items[-n:]), whole[:, -n:])
-    monkeypatch.setattr(brute_force, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", 0)
     assert torch.equal(score_block(similarity, queries, items), whole)
 
 
@@ -183,6 +184,8 @@ def test_queries_of_another_similarity_or_size_are_named():
     queries, items = sides(MIXTURE, 2, 9)
     with pytest.raises(ValueError, match="query is made of vectors, an item of components and g"):
         BruteForce(MIXTURE, items).search(torch.zeros(2, 6), 1)
+    with pytest.raises(ValueError, match="items are a Mix.*, but a DotProduct scores a Tensor"):
+        BruteForce(DotProduct(), items)
     with pytest.raises(ValueError, match="vectors of a query are 5 wide, those of an item 6"):
         BruteForce(DotProduct(), torch.zeros(9, 6)).search(torch.zeros(2, 5), 1)
     assert isinstance(queries, MixtureSide)

@@ -360,6 +360,8 @@ def test_bad_questions_are_refused(mol, made):
     ]:
         with pytest.raises(ValueError, match=message):
             index.search(asked, k)
+    with pytest.raises(ValueError, match="items are a Tensor, but a MixtureOfLogits scores a M"):
+        HIndexer(mol, vectors, vectors)
     with pytest.raises(ValueError, match="4 coarse and 3 fine queries"):
         StagedQueries(queries.coarse, queries.fine[:3])
     with pytest.raises(ValueError, match="exclude has 1 rows for 4"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.retrieval import mol_top_k
+from genrec_lite.retrieval import mol_top_k, scoring
 from genrec_lite.retrieval.brute_force import BruteForce
 from genrec_lite.retrieval.mol_top_k import Average, Combined, ExactTwoPass, PerComponent
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
@@ -123,7 +123,7 @@ def test_two_passes_equal_brute_force_for_any_sizes_ties_and_exclusions(data):
     k = data.draw(st.integers(1, 100))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mol_top_k, "PRODUCTS_AT_ONCE", data.draw(st.sampled_from([0, 2**21])))
-        patch.setattr(mol_top_k, "RESCORED_AT_ONCE", data.draw(st.sampled_from([16, 2**14])))
+        patch.setattr(scoring, "RESCORED_AT_ONCE", data.draw(st.sampled_from([16, 2**14])))
         index = ExactTwoPass(similarity, same, ids, k_candidates=data.draw(st.integers(1, 20)))
         found = index.search_up_to(queries, k, exclude)
     assert_equal(found, BruteForce(similarity, same, ids).search_up_to(queries, k, exclude))
@@ -208,7 +208,7 @@ def test_bad_questions_are_named_as_brute_force_names_them(trained, way):
         index.search(queries[:3], 1, all_but_two)
     found = index.search(queries[:2], 2, all_but_two[:2])
     assert sorted(found.ids[1].tolist()) == [0, 1]
-    with pytest.raises(ValueError, match="items are a Tensor: expected a mixture"):
+    with pytest.raises(ValueError, match="items are a Tensor, but a MixtureOfLogits scores a M"):
         way(similarity, torch.zeros(3, DIM))
     for name in way.__init__.__kwdefaults__:
         with pytest.raises(ValueError, match=f"{name} is 0: at least 1"):

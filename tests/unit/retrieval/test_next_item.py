@@ -12,6 +12,7 @@ from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import load_balancing_loss
 from genrec_lite.metrics import hit_rate_at_k, target_ranks
 from genrec_lite.retrieval import next_item as next_item_module
+from genrec_lite.retrieval import scoring
 from genrec_lite.retrieval.baselines import Popularity
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
@@ -148,7 +149,7 @@ def test_a_mixtures_scores_are_those_of_its_sides_however_they_are_cut(monkeypat
     assert not items.gate.requires_grad
     assert torch.equal(items.components, next_item.items().components)  # no dropout
     whole_in_eval = next_item.eval().scores(history, users)
-    monkeypatch.setattr(next_item_module, "CHUNK_ITEMS", 7)
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", 0)
     monkeypatch.setattr(next_item_module, "GROUP", 4)
     torch.testing.assert_close(next_item.train().scores(history, users), whole_in_eval)
     assert not torch.equal(whole, whole_in_eval)  # the first one dropped weights
