@@ -26,9 +26,8 @@ TOLERANCE = 1e-5  # relative, of the loss and of each parameter's gradient
 class _TextbookStep:
     """The loss of a padded batch, as commonly written: gather the negatives, then normalise."""
 
-    def __init__(self, ours: NextItemModel, batch: NextItemBatch) -> None:
-        self.encoder = TextbookSASRec(ours.encoder)
-        self.temperature = ours.similarity.temperature
+    def __init__(self, encoder: SASRec, temperature: float, batch: NextItemBatch) -> None:
+        self.encoder, self.temperature = TextbookSASRec(encoder), temperature
         length = self.encoder.max_length
         self.items = batch.inputs.to_padded(length=length)  # (B, L)
         self.targets = batch.inputs.with_values(batch.targets).to_padded(length=length)  # (B, L)
@@ -84,7 +83,7 @@ def compare(
     num_items = train.num_items
     encoder = SASRec(num_items, dim=dim, num_blocks=2, max_length=max_length, dropout=0.2)
     ours = NextItemModel(encoder, DotProduct(0.05), num_negatives=num_negatives)
-    textbook = _TextbookStep(ours, batch)
+    textbook = _TextbookStep(encoder, ours.similarity.temperature, batch)
     difference = _difference(ours, textbook, batch)
     our_optimizer = torch.optim.AdamW(ours.parameters(), betas=(0.9, 0.98), weight_decay=0)
     peer_optimizer = torch.optim.AdamW(

@@ -21,6 +21,8 @@ class NextItemBatch:
         inputs: B rows of item indices.
         targets: (T,) int64, aligned with `inputs.values`.
         users: (B,) int64, the rows' numbers in the sequences, or None where nobody asks.
+        times: B rows, int64 seconds of each row's events and, last, of its last target; None
+            without timestamps.
     Raises:
         ValueError: if there is not one target for each event.
     """
@@ -28,6 +30,7 @@ class NextItemBatch:
     inputs: JaggedTensor
     targets: Tensor
     users: Tensor | None = None
+    times: JaggedTensor | None = None
 
     def __post_init__(self) -> None:
         if self.targets.shape != (len(self.inputs.values),):
@@ -72,6 +75,8 @@ class NextItemBatches:
             )
         self.users = (sequences.items.lengths >= 2).nonzero().squeeze(1)
         self.items = sequences.items.select(self.users)
+        stamps = sequences.timestamps
+        self.times = None if stamps is None else stamps.select(self.users)
         if len(self.items) == 0:
             raise ValueError("no user has two events or more: there is no next item to learn from")
         self.batch_size, self.max_length, self.seed, self.window = (
@@ -86,14 +91,24 @@ class NextItemBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.items), generator=generator)
         items = self.items.select(order)
+        times = None if self.times is None else self.times.select(order)
         if self.window == "any":
             spare = (items.lengths - (self.max_length + 1)).clamp(min=0)
             cut = (torch.rand(len(items), generator=generator) * (spare + 1)).long()
             items = items.drop_last(cut)
+            times = None if times is None else times.drop_last(cut)
         items = items.last(self.max_length + 1)
+        times = None if times is None else times.last(self.max_length + 1)
         batches = []
         for start in range(0, len(items), self.batch_size):
-            rows = items[start : start + self.batch_size]
-            users = self.users[order[start : start + self.batch_size]]
-            batches.append(NextItemBatch(rows.drop_last(), rows.drop_first().values, users))
+            some = slice(start, start + self.batch_size)
+            rows = items[some]
+            batches.append(
+                NextItemBatch(
+                    rows.drop_last(),
+                    rows.drop_first().values,
+                    self.users[order[some]],
+                    None if times is None else times[some],
+                )
+            )
         return batches

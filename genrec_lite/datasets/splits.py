@@ -47,19 +47,28 @@ class Queries:
     Args:
         rows: (Q,) int64, the user's row in the `Sequences`.
         history: Q rows, items before the target, oldest first; also what a ranking excludes.
-        history_timestamps: same rows, int64 seconds; None without timestamps.
         targets: (Q,) int64, the item that came.
-        target_timestamps: (Q,) int64 seconds; None without timestamps.
+        times: Q rows, int64 seconds of the history and, last, of the target; None without
+            timestamps.
     """
 
     rows: Tensor
     history: JaggedTensor
-    history_timestamps: JaggedTensor | None
     targets: Tensor
-    target_timestamps: Tensor | None
+    times: JaggedTensor | None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def history_timestamps(self) -> JaggedTensor | None:
+        """The history's rows, int64 seconds; None without timestamps."""
+        return None if self.times is None else self.times.drop_last(1)
+
+    @property
+    def target_timestamps(self) -> Tensor | None:
+        """(Q,) int64 seconds; None without timestamps."""
+        return None if self.times is None else self.times.last_values()
 
 
 class Split(NamedTuple):
@@ -113,7 +122,6 @@ def _queries(sequences: Sequences, rows: Tensor, *, back: int) -> Queries:
     return Queries(
         rows=rows,
         history=items.drop_last(1),
-        history_timestamps=None if times is None else times.drop_last(1),
         targets=items.last_values(),
-        target_timestamps=None if times is None else times.last_values(),
+        times=times,
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lite.encoders.events import recent_events, require_events
 from genrec_lite.jagged import JaggedTensor, length_buckets
 from genrec_lite.training import seeded
 
@@ -103,15 +104,16 @@ class SASRec(nn.Module):
                 SASRecBlock(dim, num_heads, dropout) for _ in range(num_blocks)
             )
 
-    def forward(self, items: JaggedTensor) -> JaggedTensor:
+    def forward(self, items: JaggedTensor, times: JaggedTensor | None = None) -> JaggedTensor:
         """Query embeddings (T', d), one for each of the last `max_length` events of each row.
 
         Args:
             items: B rows of item indices, oldest first; empty rows are allowed.
+            times: not looked at: SASRec knows the order only.
         Raises:
             ValueError: if an index is outside the item table.
         """
-        items = self._checked(items)
+        items = recent_events(items, self.item_embedding.num_embeddings, self.max_length)
         found, places = [], []
         for bucket in length_buckets(items.lengths):
             rows = items.select(bucket)
@@ -128,22 +130,19 @@ class SASRec(nn.Module):
             out = out.index_copy(0, torch.cat(places), torch.cat(found))
         return items.with_values(out)
 
-    def last(self, items: JaggedTensor) -> Tensor:
+    def last(self, items: JaggedTensor, times: JaggedTensor | None = None) -> Tensor:
         """Query embeddings (B, d) of each row's last event.
 
         The last row of `forward`, without the top block's work on earlier events.
 
         Args:
             items: B rows of item indices, oldest first.
+            times: not looked at.
         Raises:
             ValueError: if a row is empty, or an index is outside the item table.
         """
-        empty = (items.lengths == 0).nonzero()
-        if len(empty):
-            raise ValueError(
-                f"history {int(empty[0])} is empty: recommend popular items to a new user"
-            )
-        items = self._checked(items)
+        require_events(items)
+        items = recent_events(items, self.item_embedding.num_embeddings, self.max_length)
         out = self.item_embedding.weight.new_zeros(
             len(items), self.position_embedding.embedding_dim
         )
@@ -162,14 +161,3 @@ class SASRec(nn.Module):
         x = self.item_embedding(padded) * math.sqrt(self.item_embedding.embedding_dim)
         x = x + self.position_embedding.weight[: padded.shape[1]]
         return F.dropout(x, self.dropout, self.training)
-
-    def _checked(self, items: JaggedTensor) -> JaggedTensor:
-        """The last `max_length` events of each row, all of them in the item table."""
-        num_items = self.item_embedding.num_embeddings
-        values = items.values
-        if len(values) and (int(values.min()) < 0 or int(values.max()) >= num_items):
-            raise ValueError(
-                f"item indices run from {int(values.min())} to {int(values.max())}, "
-                f"but the table holds items 0 to {num_items - 1}"
-            )
-        return items.last(self.max_length)

@@ -60,7 +60,7 @@ def gate_of(model: NextItemModel, queries: Queries) -> dict[str, float]:
     """
     if not isinstance(model.similarity, MixtureOfLogits):
         return {}
-    asked = model.queries(queries.history, queries.rows)
+    asked = model.queries(queries.history, queries.rows, queries.times)
     with without_dropout(model):
         pairs = model.similarity.score_pairs(asked, model.items()[queries.targets])  # type: ignore[arg-type]
     return {

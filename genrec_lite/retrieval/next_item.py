@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genrec_lite.datasets.batches import NextItemBatch
 from genrec_lite.datasets.splits import Queries
+from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import (
@@ -54,7 +55,7 @@ class NextItemModel(nn.Module):
 
     def __init__(
         self,
-        encoder: SASRec,
+        encoder: SASRec | HSTU,
         similarity: DotProduct | MixtureOfLogits,
         *,
         num_negatives: int | None = None,
@@ -77,20 +78,27 @@ class NextItemModel(nn.Module):
         with self._evaluating():
             return self._coarse().items(self.encoder.item_embedding.weight)
 
-    def queries(self, history: JaggedTensor, users: Tensor | None = None) -> Side:
+    def queries(
+        self,
+        history: JaggedTensor,
+        users: Tensor | None = None,
+        times: JaggedTensor | None = None,
+    ) -> Side:
         """The query side of each history, without dropout or gradient.
 
         Args:
             history: B rows of item indices, none empty.
             users: (B,) who asks, if the similarity has a user component.
+            times: when the events happened and, last in each row, when it is asked, if the
+                encoder has a time bias; see `HSTU.forward`.
         """
         with self._evaluating():
-            return self.similarity.queries(self.encoder.last(history), users)
+            return self.similarity.queries(self.encoder.last(history, times), users)
 
-    def coarse_queries(self, history: JaggedTensor) -> Tensor:
+    def coarse_queries(self, history: JaggedTensor, times: JaggedTensor | None = None) -> Tensor:
         """(B, coarse_dim) the first stage's query side of each history, as `queries`."""
         with self._evaluating():
-            return self._coarse().queries(self.encoder.last(history))
+            return self._coarse().queries(self.encoder.last(history, times))
 
     def loss(self, batch: NextItemBatch) -> Tensor:
         """Mean cross-entropy of the batch's targets, and what else the similarity learns from.
@@ -106,7 +114,7 @@ class NextItemModel(nn.Module):
                 f"a row of the batch has {longest} events, but the encoder looks at {looked_at}: "
                 f"give NextItemBatches(max_length={looked_at})"
             )
-        encoded, targets = self.encoder(batch.inputs).values, batch.targets
+        encoded, targets = self.encoder(batch.inputs, batch.times).values, batch.targets
         users = None if batch.users is None else batch.users[batch.inputs.row_ids()]
         if self.num_positions is not None and self.num_positions < len(targets):
             drawn = torch.randperm(len(targets))[: self.num_positions].to(targets.device)
@@ -120,15 +128,20 @@ class NextItemModel(nn.Module):
             loss = loss + self._dot_product_loss(self.coarse, encoded, targets)
         return loss
 
-    def scores(self, history: JaggedTensor, users: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        history: JaggedTensor,
+        users: Tensor | None = None,
+        times: JaggedTensor | None = None,
+    ) -> Tensor:
         """(B, N) score of every item as the next event of each history.
 
         Args:
-            history, users: as in `queries`.
+            history, users, times: as in `queries`.
         Raises:
             ValueError: if a history is empty.
         """
-        queries = self.queries(history, users)
+        queries = self.queries(history, users, times)
         items, similarity = self.items(), cast(Similarity, self.similarity)
         with self._evaluating():
             few = (queries[at : at + GROUP] for at in range(0, len(queries), GROUP))
@@ -144,8 +157,11 @@ class NextItemModel(nn.Module):
             exclude: rows of items to leave out of each ranking; the whole history unless given.
             batch_size: queries encoded and scored together.
         """
+        times = queries.times
         return full_corpus_ranks(
-            lambda rows: self.scores(queries.history[rows], queries.rows[rows]),
+            lambda rows: self.scores(
+                queries.history[rows], queries.rows[rows], None if times is None else times[rows]
+            ),
             queries.targets,
             queries.history if exclude is None else exclude,
             chunk_size=batch_size,

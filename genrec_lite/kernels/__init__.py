@@ -1,0 +1,1 @@
+"""Operations on jagged sequences, each one function with its own gradient."""
