@@ -242,8 +242,9 @@ class ExactTwoPass(Average):
     Pass 2 rescores every other item that has a component logit of s or more. Any candidates
     serve pass 1, the better the fewer are left for pass 2: those of `Average` cost least, and
     bring s closer to its final value than the best of each component.
-    How few items pass 2 rescores depends on the gate: untrained, it weighs all components alike,
-    scores stay far below their bounds, and hardly any item is left out.
+    How few items pass 2 rescores depends on the components: untrained, they have nothing to do
+    with each other, so an item's mean logit is small, its largest is not, and hardly any item is
+    left out.
 
     Args:
         similarity, items, ids: as `MolTopK`.
@@ -285,8 +286,9 @@ class ExactTwoPass(Average):
     ) -> Tensor:
         """(B, n) scores of the pairs whose largest logit is `least` (B,) or more, else -inf.
 
-        The component logits are made for all pairs, the gate, which costs ten times as much, only
-        for those; `possible` (B, n) says which may be looked at, and afterwards which were.
+        The component logits are made for all pairs, the gate, four times the work at
+        the paper's sizes, only for those; `possible` (B, n) says which may be looked at, and
+        afterwards which were.
         """
         scores = torch.full(possible.shape, NO_SCORE, device=possible.device)
         step = chunk_of_items(queries, items)
