@@ -55,7 +55,7 @@ def two_passes(logits, score, k, *, passes=2, wasteful=False):
 
 
 def cost_ratio(rescored, n, pairs, dim, gate):
-    return n * (dim + 2 * gate) / (n * dim + rescored * (dim + 2 * gate))
+    return n * (dim + 2 * gate) / (n * dim + rescored * 2 * gate)
 
 
 def sampled_threshold(scores, sample, candidates, *, least=1, over=None):
@@ -171,8 +171,8 @@ WRONG = [
     ("items summed", learned_similarity_top_k.averages, lambda f, g: (f.mean(1), g.sum(1))),
     ("pass 1 forgotten", learned_similarity_top_k.speed_up,
      lambda r, n, p, d, g: n / max(r, 1)),
-    ("rescoring without its logits", learned_similarity_top_k.speed_up,
-     lambda r, n, p, d, g: n * (d + 2 * g) / (n * d + r * 2 * g)),
+    ("logits paid for twice", learned_similarity_top_k.speed_up,
+     lambda r, n, p, d, g: n * (d + 2 * g) / (n * d + r * (d + 2 * g))),
     ("recall", learned_similarity_top_k.top_1_found, recall_at_k),
     ("cosine first", learned_similarity_top_k.best_part, lambda q, x: tuple((x @ q).max(1))),
     ("of the corpus", learned_similarity_top_k.best_part, lambda q, x: tuple((x @ q).max(0))[::-1]),
