@@ -189,6 +189,9 @@ def bench(
     record: Annotated[
         bool, typer.Option("--record", help="Write book/results/bench-NAME.json.")
     ] = False,
+    config: Annotated[
+        str | None, typer.Option(help="Of benchmarks with two sizes: small or large.")
+    ] = None,
 ) -> None:
     """Time our way beside others', in turns, at equal results."""
     if show_list:
@@ -196,6 +199,10 @@ def bench(
             typer.echo(f"{one.name:<16} {one.about}")
         return
     with clean_errors():
+        if config not in (None, "small", "large"):
+            raise ValueError(f"config is {config!r}: choose small or large")
+        if name is not None and config == "large":
+            name = f"{name}-large"
         if name not in BENCHMARKS:
             raise ValueError(
                 f"no benchmark is called {name!r}: choose from {', '.join(BENCHMARKS)}"

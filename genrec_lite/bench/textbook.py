@@ -74,7 +74,7 @@ class TextbookSASRec(nn.Module):
             _TextbookBlock(block) for block in encoder.blocks if isinstance(block, SASRecBlock)
         )
 
-    def forward(self, items: Tensor) -> Tensor:
+    def forward(self, items: Tensor, times: Tensor | None = None) -> Tensor:
         """(B, L) item indices, padded behind with any item -> (B, L, d) query embeddings."""
         length = items.shape[1]
         x = self.item_embedding(items) * math.sqrt(self.item_embedding.embedding_dim)

@@ -1,13 +1,23 @@
 """The benchmarks: equal results before any timing, and one JSON object out. Nothing is timed."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec_lite.bench import BENCHMARKS, full_rank, measure, record_values, sasrec_step, textbook
+from genrec_lite.bench import (
+    BENCHMARKS,
+    full_rank,
+    hstu_step,
+    measure,
+    record_values,
+    sasrec_step,
+    textbook,
+    training_step,
+)
 from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets import InteractionsError, Sequences, catalogue
 from genrec_lite.jagged import JaggedTensor
@@ -74,9 +84,30 @@ def test_the_timed_steps_draw_as_many_negatives_and_lead_to_equal_weights(sequen
             assert (weights - reached[key]).norm() <= 1e-5 * reached[key].norm(), (name, key)
 
 
+@pytest.mark.parametrize("config", ["small", "large"])
+def test_hstus_steps_agree_with_times_and_with_made_ones(sequences, config):
+    at = torch.arange(len(sequences.items.values)) ** 3
+    for log in (sequences, replace(sequences, timestamps=sequences.items.with_values(at))):
+        comparison = hstu_step.compare(
+            log, "toy", config, batch_size=8, num_negatives=6, max_length=12
+        )
+        assert ("times made" in comparison.setting["data"]) == (log is sequences)
+        assert 0 < comparison.setting["gradient_difference"] <= 1e-5
+        for step in (comparison.ours, *comparison.peers.values()):
+            step()
+
+
+def test_the_count_of_operations_is_that_of_the_products_a_sequence_needs():
+    sizes = dict(dim=3, num_blocks=1, num_heads=1, head_dim=2)
+    # 2 events: 4 projections of 3 x 2 and one of 2 x 3 each; 3 pairs, 2 products of 2 each;
+    # 5 negatives and the target, 3 each. Twice for + and *, three times for the backward pass.
+    by_hand = 6 * (2 * 5 * 6 + 3 * 2 * 2 + 2 * 6 * 3)
+    assert hstu_step.step_flop(torch.tensor([2]), 5, **sizes) == by_hand
+
+
 def test_a_textbook_with_another_loss_is_not_timed(sequences, monkeypatch):
-    right = sasrec_step._TextbookStep.loss
-    monkeypatch.setattr(sasrec_step._TextbookStep, "loss", lambda *a: right(*a) * 1.001)
+    right = training_step._TextbookStep.loss
+    monkeypatch.setattr(training_step._TextbookStep, "loss", lambda *a: right(*a) * 1.001)
     with pytest.raises(AssertionError, match="relative differences .* 1e-05.*the loss"):
         small_step(sequences)
 
