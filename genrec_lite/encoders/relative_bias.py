@@ -12,7 +12,7 @@ from genrec_lite.kernels.hstu_attention import TIME_BUCKETS
 __all__ = ["BIASES", "Bias", "RelativeBias"]
 
 Bias = Literal["both", "time", "position", "none"]
-BIASES = ("both", "time", "position", "none")
+BIASES: tuple[Bias, ...] = ("both", "time", "position", "none")
 
 
 class RelativeBias(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from genrec_lite.encoders.hstu import HSTU
+from genrec_lite.encoders.relative_bias import BIASES, Bias
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
@@ -48,7 +50,9 @@ class Recipe:
         protocol: "validated" holds out a validation item and leaves all seen items out of the
             ranking; "published" is that of the public HSTU code: no validation, the last weights,
             only the last `max_length` seen items left out.
-        dim, num_blocks, num_heads, max_length, dropout: of the encoder, see `SASRec`.
+        encoder: "sasrec" or "hstu".
+        dim, num_blocks, num_heads, max_length, dropout: of the encoder, see `SASRec`, `HSTU`.
+        head_dim, bias: see `HSTU`; SASRec has neither.
         temperature: of the similarity.
         mixture: sizes of the similarity; None for the dot product.
         coarse_dim: width of a first stage trained beside it; None for none.
@@ -64,11 +68,14 @@ class Recipe:
 
     data: str
     protocol: Literal["validated", "published"] = "validated"
+    encoder: Literal["sasrec", "hstu"] = "sasrec"
     dim: int = 50
     num_blocks: int = 2
     num_heads: int = 1
     max_length: int = 200
     dropout: float = 0.2
+    head_dim: int = 50
+    bias: Bias = "both"
     temperature: float = 0.05
     mixture: Mixture | None = None
     coarse_dim: int | None = None
@@ -90,6 +97,9 @@ class Recipe:
 
 
 _PUBLIC_SASREC = Recipe("ml-1m", "published", num_negatives=128, epochs=101, evaluate_every=10)
+# The rows "HSTU" and "HSTU-large" of the same table.
+_PUBLIC_HSTU = replace(_PUBLIC_SASREC, encoder="hstu")
+_PUBLIC_LARGE = replace(_PUBLIC_HSTU, num_blocks=8, num_heads=2, head_dim=25)
 _PUBLIC_MIXTURE = Mixture(user_buckets=6040)
 # A mixture costs hours of a laptop's time a run in the public setting, so these comparisons look
 # at 2,048 of a batch's 14,000 positions, for 60 epochs at three times the public learning rate,
@@ -110,36 +120,27 @@ _SHORT_MIXTURE = replace(
     weight_decay=1e-3,
 )
 
+# A few hundred users: small batches, stretches of a history drawn anew, an early stop.
+_SMALL = Recipe(
+    "movielens-small",
+    window="any",
+    epochs=40,
+    batch_size=32,
+    learning_rate=3e-3,
+    patience=8,
+)
+_SMALL_HSTU = replace(_SMALL, encoder="hstu")
+
 RECIPES: dict[str, Recipe] = {
-    "movielens-small-sasrec": Recipe(
-        "movielens-small",
-        num_negatives=128,
-        window="any",
-        epochs=40,
-        batch_size=32,
-        learning_rate=3e-3,
-        patience=8,
-    ),
-    "movielens-small-sasrec-full": Recipe(
-        "movielens-small",
-        window="any",
-        epochs=40,
-        batch_size=32,
-        learning_rate=3e-3,
-        patience=8,
-    ),
-    "movielens-small-mol": Recipe(
-        "movielens-small",
+    "movielens-small-sasrec": replace(_SMALL, num_negatives=128),
+    "movielens-small-sasrec-full": _SMALL,
+    "movielens-small-mol": replace(
+        _SMALL,
         mixture=Mixture(),
         coarse_dim=64,
         num_negatives=128,
         num_positions=1024,
-        window="any",
-        epochs=40,
-        batch_size=32,
-        learning_rate=3e-3,
         weight_decay=1e-3,
-        patience=8,
     ),
     # The row "SASRec" of the public HSTU table.
     "ml-1m-sasrec": _PUBLIC_SASREC,
@@ -147,6 +148,23 @@ RECIPES: dict[str, Recipe] = {
     "ml-1m-sasrec-mol": replace(_PUBLIC_SASREC, mixture=_PUBLIC_MIXTURE, weight_decay=1e-3),
     # SASRec on a copy of the data that has an order but no timestamps.
     "ml-1m-ordered-sasrec": replace(_PUBLIC_SASREC, data="ml-1m-ordered"),
+    "ml-1m-hstu": _PUBLIC_HSTU,
+    "ml-1m-hstu-large": _PUBLIC_LARGE,
+    # The same under our protocol, so that the protocol's own share can be seen.
+    "ml-1m-hstu-validated": replace(_PUBLIC_HSTU, protocol="validated", patience=3),
+    "ml-1m-hstu-large-validated": replace(_PUBLIC_LARGE, protocol="validated", patience=3),
+    # Without timestamps only the position bias is left.
+    "ml-1m-ordered-hstu": replace(_PUBLIC_HSTU, data="ml-1m-ordered", bias="position"),
+    "ml-1m-ordered-hstu-full": replace(
+        _PUBLIC_HSTU, data="ml-1m-ordered", bias="position", num_negatives=None
+    ),
+    "ml-1m-ordered-hstu-large": replace(_PUBLIC_LARGE, data="ml-1m-ordered", bias="position"),
+    # HSTU on logs with times, and which bias earns what there.
+    **{
+        (data if bias == "both" else f"{data}-{bias}"): replace(_SMALL_HSTU, data=data, bias=bias)
+        for data in ("movielens-small", "ml-100k", "online-retail")
+        for bias in BIASES
+    },
     # Two similarities under one short training: equal encoder, batches, positions and epochs.
     "ml-1m-ordered-short-dot": _SHORT,
     "ml-1m-ordered-short-dot-warmer": replace(_SHORT, temperature=0.1),
@@ -161,20 +179,20 @@ RECIPES: dict[str, Recipe] = {
 
 def build_model(recipe: Recipe, num_items: int, seed: int) -> NextItemModel:
     """The untrained model of a recipe."""
-    encoder = SASRec(
-        num_items,
-        dim=recipe.dim,
-        num_blocks=recipe.num_blocks,
-        num_heads=recipe.num_heads,
-        max_length=recipe.max_length,
-        dropout=recipe.dropout,
-        seed=seed,
-    )
+    sizes: dict[str, Any] = {
+        name: getattr(recipe, name)
+        for name in ("dim", "num_blocks", "num_heads", "max_length", "dropout")
+    }
+    encoder: SASRec | HSTU
+    if recipe.encoder == "hstu":
+        encoder = HSTU(num_items, **sizes, head_dim=recipe.head_dim, bias=recipe.bias, seed=seed)
+    else:
+        encoder = SASRec(num_items, **sizes, seed=seed)
     similarity: DotProduct | MixtureOfLogits = DotProduct(recipe.temperature)
     if recipe.mixture is not None:
-        sizes = asdict(recipe.mixture)
-        del sizes["balance_weight"]
-        similarity = MixtureOfLogits(recipe.dim, temperature=recipe.temperature, seed=seed, **sizes)
+        parts = asdict(recipe.mixture)
+        del parts["balance_weight"]
+        similarity = MixtureOfLogits(recipe.dim, temperature=recipe.temperature, seed=seed, **parts)
     coarse = None
     if recipe.coarse_dim is not None:
         coarse = ProjectedDotProduct(recipe.dim, recipe.coarse_dim, seed=seed)

@@ -12,6 +12,7 @@ import torch
 
 from genrec_lite import recipes
 from genrec_lite.datasets import Interactions, leave_last_out
+from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.notebook.record import write_record
 from genrec_lite.recipes import (
     RECIPES,
@@ -349,6 +350,22 @@ def test_a_recipe_of_a_mixture_makes_that_mixture_and_leaves_a_complete_run(tmp_
     assert sum(found[f"{third} targets"] for third in ("head", "torso", "tail")) == 1
     plain = run_recipe("tiny", tmp_path / "plain", progress=False)
     assert "gate use" not in plain and "torso targets" in plain
+
+
+def test_a_recipe_of_hstu_makes_that_encoder_and_leaves_a_complete_run(tmp_path, monkeypatch):
+    recipe = replace(TINY, encoder="hstu", num_heads=2, head_dim=3, bias="position")
+    monkeypatch.setitem(RECIPES, "tiny-hstu", recipe)
+    encoder = build_model(recipe, 30, 0).encoder
+    assert isinstance(encoder, HSTU) and len(encoder.blocks) == 1 and encoder.max_length == 6
+    block = encoder.blocks[0]
+    assert block.expand.shape == (8, 4 * 2 * 3) and block.num_heads == 2
+    assert block.bias.time_weights is None and block.bias.position_weights is not None
+    found = run_recipe("tiny-hstu", tmp_path / "run", progress=False)
+    assert evaluate_run(tmp_path / "run")["hr@10"] == found["hr@10"]
+    # The log has no times: a time bias says so before anything is learned.
+    monkeypatch.setitem(RECIPES, "tiny-timed", replace(recipe, bias="both"))
+    with pytest.raises(ValueError, match="this encoder has a time bias: give the times"):
+        run_recipe("tiny-timed", tmp_path / "timed", progress=False)
 
 
 def test_hit_rates_of_the_thirds_add_up_to_the_whole():

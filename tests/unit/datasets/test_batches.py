@@ -1,5 +1,7 @@
 """Training batches: each event is asked to predict the one after it, never itself."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -44,6 +46,20 @@ def test_a_stretch_drawn_anew_reaches_old_events_and_stays_in_order():
         assert targets == [i + 1 for i in inputs]
         starts.add(inputs[0])
     assert starts == set(range(10, 16))
+
+
+@pytest.mark.parametrize("window", ["last", "any"])
+def test_times_go_with_their_events_and_the_last_targets_comes_last(window):
+    log = sequences()
+    at = log.items.with_values(log.items.values * 100)
+    batches = NextItemBatches(
+        replace(log, timestamps=at), batch_size=2, max_length=4, window=window, seed=3
+    )
+    for batch in batches(0):
+        targets = batch.inputs.with_values(batch.targets)
+        for inputs, to, times in zip(batch.inputs, targets, batch.times, strict=True):
+            assert times.tolist() == [100 * int(inputs[0]), *(100 * to).tolist()]
+    assert NextItemBatches(log)(0)[0].times is None
 
 
 def test_the_epoch_number_alone_decides_the_batches():

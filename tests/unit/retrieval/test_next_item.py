@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.splits import Sequences, leave_last_out
+from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import load_balancing_loss
@@ -55,6 +56,38 @@ def test_it_learns_an_order_that_popularity_cannot_see(num_negatives):
     of_popularity = target_ranks(popular, split.test.targets, split.test.history)
     assert hit_rate_at_k(next_item.ranks(split.test), 1) > 0.8
     assert untrained < 0.1 and hit_rate_at_k(of_popularity, 1) < 0.2
+
+
+def waiting_users(num_items: int = 24, count: int = 300) -> Sequences:
+    """On a circle of items, soon goes one step on, after a long wait two: the time decides."""
+    generator = torch.Generator().manual_seed(0)
+    waits = torch.randint(2, (count, 9), generator=generator)
+    start = torch.randint(num_items, (count, 1), generator=generator)
+    steps = torch.cat([start, 1 + waits[:, 1:]], 1)
+    items = steps.cumsum(1) % num_items
+    times = (10 + waits * 10**6).cumsum(1)
+    lengths = torch.full((count,), 9)
+    return Sequences(
+        JaggedTensor.from_lengths(items.flatten(), lengths),
+        JaggedTensor.from_lengths(times.flatten(), lengths),
+        None,
+        pl.Series(range(count)),
+        pl.Series(range(num_items)),
+    )
+
+
+def test_hstu_learns_what_only_the_time_of_asking_tells():
+    split = leave_last_out(waiting_users())
+    found = {}
+    for bias in ("both", "position"):
+        encoder = HSTU(24, dim=16, head_dim=16, num_blocks=1, max_length=6, dropout=0.0, bias=bias)
+        next_item = NextItemModel(encoder, DotProduct())
+        optimizer = torch.optim.AdamW(next_item.parameters(), lr=1e-2)
+        batches = NextItemBatches(split.train, batch_size=64, max_length=6)
+        fit(next_item, next_item.loss, batches, optimizer, epochs=30, progress=False)
+        found[bias] = float(hit_rate_at_k(next_item.ranks(split.test), 1))
+    assert found["both"] > 0.9, found
+    assert 0.3 < found["position"] < 0.65, found  # one of two
 
 
 def test_ranks_do_not_depend_on_the_batch_size_and_respect_what_is_excluded():
