@@ -3,6 +3,7 @@
 from genrec_lite.bench import (
     full_rank,
     h_indexer,
+    hstu_attention,
     hstu_step,
     mol_brute_force,
     mol_top_k,
@@ -16,6 +17,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     one.name: one
     for one in (
         sasrec_step.BENCHMARK,
+        hstu_attention.BENCHMARK,
         hstu_step.BENCHMARK,
         hstu_step.BENCHMARK_LARGE,
         full_rank.BENCHMARK,

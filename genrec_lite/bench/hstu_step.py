@@ -19,7 +19,7 @@ from genrec_lite.jagged import JaggedTensor
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 
-__all__ = ["BENCHMARK", "BENCHMARK_LARGE", "CONFIGS", "compare", "step_flop"]
+__all__ = ["BENCHMARK", "BENCHMARK_LARGE", "CONFIGS", "compare", "made_times", "step_flop"]
 
 # Sizes of the public runs on MovieLens 1M.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def compare(
     """
     train = leave_last_out(sequences, validation=False).train
     if train.timestamps is None:
-        train, data = replace(train, timestamps=_made_times(train.items)), f"{data}, times made"
+        train, data = replace(train, timestamps=made_times(train.items)), f"{data}, times made"
     batch = NextItemBatches(train, batch_size=batch_size, max_length=max_length)(0)[0]
     encoder = HSTU(train.num_items, max_length=max_length, **CONFIGS[config])
     ours = NextItemModel(encoder, DotProduct(0.05), num_negatives=num_negatives)
@@ -97,7 +97,7 @@ def step_flop(
     return 2 * 3 * float(num_blocks * layer + loss)  # backward: twice the products
 
 
-def _made_times(items: JaggedTensor) -> JaggedTensor:
+def made_times(items: JaggedTensor) -> JaggedTensor:
     """Seconds between events from 1 to 10 million, as evenly spread as the buckets are."""
     generator = torch.Generator().manual_seed(0)
     gaps = 10 ** (7 * torch.rand(len(items.values), generator=generator))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from genrec_lite.bench import (
     BENCHMARKS,
     full_rank,
+    hstu_attention,
     hstu_step,
     measure,
     record_values,
@@ -95,6 +96,21 @@ def test_hstus_steps_agree_with_times_and_with_made_ones(sequences, config):
         assert 0 < comparison.setting["gradient_difference"] <= 1e-5
         for step in (comparison.ours, *comparison.peers.values()):
             step()
+
+
+def test_the_ways_to_hstus_attention_agree_and_a_wrong_one_is_not_timed(sequences, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda way, **_: way)
+    monkeypatch.setattr(hstu_attention.shutil, "which", lambda _: "here")
+    comparison = hstu_attention.compare(sequences, "toy", batch_size=8, max_length=12, dim=6)
+    assert list(comparison.peers)[-1] == "length buckets, compiled"
+    assert 0 < comparison.setting["difference"] <= 1e-5
+    monkeypatch.setattr(hstu_attention.shutil, "which", lambda _: None)
+    without = hstu_attention.compare(sequences, "toy", batch_size=8, max_length=12, dim=6)
+    assert list(without.peers) == ["length buckets, padded", "padded to the longest"]
+    right = hstu_attention._attend
+    monkeypatch.setattr(hstu_attention, "_attend", lambda *a: right(*a) * 1.001)
+    with pytest.raises(AssertionError, match="length buckets, padded differs by"):
+        hstu_attention.compare(sequences, "toy", batch_size=8, max_length=12, dim=6)
 
 
 def test_the_count_of_operations_is_that_of_the_products_a_sequence_needs():
@@ -224,5 +240,5 @@ def test_a_damaged_movielens_1m_is_not_passed_over(tmp_path, monkeypatch):
 
 
 def test_the_registry_holds_every_benchmark_under_its_name():
-    assert list(BENCHMARKS)[:2] == ["sasrec-step", "hstu-step"]
+    assert list(BENCHMARKS)[:2] == ["sasrec-step", "hstu-attention"]
     assert all(one.name == name for name, one in BENCHMARKS.items())
