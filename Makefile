@@ -4,7 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 PORT ?= 8000
-BENCH ?= sasrec-step full-rank mol-brute-force mol-top-k h-indexer
+BENCH ?= sasrec-step hstu-step full-rank mol-brute-force mol-top-k h-indexer
 # Where torch comes from. Empty: without a GPU on Linux, PyTorch's index of CPU builds if it can be
 # reached (the default index holds the CUDA build there: gigabytes), else pip's own index, unless
 # that would bring the CUDA build too.

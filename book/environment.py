@@ -18,11 +18,12 @@ def environment(root: Path, threads: int, scratch: Path) -> dict[str, str]:
 
     Args:
         root: the book's root, which is put on Python's path.
-        threads: for each numerical library whose number the reader has not set.
+        threads: for each numerical library, unless the reader has set its number, or OpenMP's.
         scratch: a folder that is deleted after the run.
     """
     path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    limits = {name: os.environ.get(name, str(threads)) for name in THREAD_VARIABLES}
+    wanted = os.environ.get("OMP_NUM_THREADS", str(threads))  # the others follow it
+    limits = {name: os.environ.get(name, wanted) for name in THREAD_VARIABLES}
     return {
         **os.environ,
         **limits,

@@ -1,5 +1,6 @@
 """Every exercise's check tells a right answer from a plausible wrong one."""
 
+import math
 from math import comb
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from genrec_lite.metrics import recall_at_k
 from genrec_lite.notebook.check import (
     h_indexer,
+    hstu,
     interactions,
     learned_similarity_top_k,
     mixture_of_logits,
@@ -79,6 +81,20 @@ def streamed(queries, items, thresholds, chunk, *, strict=False, count=True):
     return kept
 
 
+def bucket(seconds, *, log=math.log, least=1, most=128, shift=0):
+    return min(most, int(log(max(least, seconds)) / 0.301) + shift)
+
+
+def gaps(times, *, shift=1, causal=True):
+    apart = times[shift : shift + len(times) - 1, None] - times[:-1]
+    return apart.tril() if causal else apart
+
+
+def pointwise(q, k, v, *, scale=1.0, weigh=F.silu, causal=True, over=None):
+    weights = weigh(q @ k.T / scale) / (over or len(q))
+    return (weights.tril() if causal else weights) @ v
+
+
 def squares(matrix, rank, *, power=2, centred=False):
     values = torch.linalg.svdvals(matrix - centred * matrix.mean()) ** power
     return values[:rank].sum() / values.sum()
@@ -120,8 +136,29 @@ RIGHT = [
     (h_indexer.error_of, error_of),
     (h_indexer.index_bytes, lambda n, d1, i, d, p: n * (8 + d1 + 2 * (i * d + p))),
     (h_indexer.streamed, streamed),
+    (hstu.time_bucket, bucket),
+    (hstu.asked_gaps, gaps),
+    (hstu.pointwise_attention, pointwise),
+    (hstu.padding_factor, lambda n: len(n) * max(n) ** 2 / sum(x * x for x in n)),
 ]
 WRONG = [
+    ("base 10", hstu.time_bucket, lambda s: bucket(s, log=math.log10)),
+    ("minus infinity at 0", hstu.time_bucket, lambda s: bucket(s, least=0)),
+    ("no last bucket", hstu.time_bucket, lambda s: bucket(s, most=10**9)),
+    ("rounded up", hstu.time_bucket, lambda s: bucket(s, shift=1)),
+    ("since the query", hstu.asked_gaps, lambda t: gaps(t, shift=0)),
+    ("later ones, too", hstu.asked_gaps, lambda t: gaps(t, causal=False)),
+    ("softmax", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, weigh=lambda s: s.softmax(-1), over=1)),
+    ("not divided", hstu.pointwise_attention, lambda q, k, v: pointwise(q, k, v, over=1)),
+    ("sees the future", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, causal=False)),
+    ("sigmoid", hstu.pointwise_attention, lambda q, k, v: pointwise(q, k, v, weigh=torch.sigmoid)),
+    ("1 / sqrt(d)", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, scale=q.shape[1] ** 0.5)),
+    ("events", hstu.padding_factor, lambda n: len(n) * max(n) / sum(n)),
+    ("empty rows left out", hstu.padding_factor,
+     lambda n: sum(x > 0 for x in n) * max(n) ** 2 / sum(x * x for x in n)),
     ("unstable", interactions.stable_order, lambda u, t: by_time_then_user(u, t.flip(0), True)),
     ("user only", interactions.stable_order, lambda u, t: u.argsort(stable=True)),
     ("time first", interactions.stable_order, lambda u, t: by_time_then_user(t, u, True)),
