@@ -74,6 +74,7 @@ def train(
     sequences: Sequences,
     *,
     seed: int = 0,
+    model: NextItemModel | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> tuple[NextItemModel, Split, TrainingRun]:
@@ -83,6 +84,7 @@ def train(
         recipe: sizes and protocol; its `data` is not looked at.
         sequences: all users' items, oldest first.
         seed: of weights, order, dropout and negatives.
+        model: an untrained one in place of the recipe's own.
         checkpoint: file to resume from and to write every five minutes.
         progress: show a bar.
     """
@@ -95,7 +97,8 @@ def train(
         seed=seed,
         window=recipe.window,
     )
-    model = build_model(recipe, sequences.num_items, seed)
+    if model is None:
+        model = build_model(recipe, sequences.num_items, seed)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,

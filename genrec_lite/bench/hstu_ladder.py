@@ -1,0 +1,144 @@
+"""From SASRec to HSTU, one change at a time: what each rung costs and gives.
+
+python -m genrec_lite.bench.hstu_ladder --data movielens-small --seeds 5 --record NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec_lite.datasets import Sequences, load
+from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
+from genrec_lite.encoders.sasrec import SASRec
+from genrec_lite.jagged import JaggedTensor
+from genrec_lite.notebook.record import write_record
+from genrec_lite.recipes.course import metrics_of, ranks_of, train
+from genrec_lite.recipes.folders import half_interval
+from genrec_lite.recipes.recipe import RECIPES, Recipe
+from genrec_lite.retrieval.next_item import NextItemModel
+from genrec_lite.similarity.dot_product import DotProduct
+
+__all__ = ["RUNGS", "UngatedBlock", "climb", "encoder_of", "main"]
+
+# Each rung differs from the one before it by what its name says.
+RUNGS = (
+    "SASRec",
+    "HSTU's block, softmax, no gate, no bias",
+    "SiLU in place of softmax",
+    "+ gate",
+    "+ position bias",
+    "+ time bias",
+)
+
+
+class UngatedBlock(HSTUBlock):
+    """An `HSTUBlock` that does not multiply what it found by u."""
+
+    def forward(self, x: JaggedTensor, buckets: Tensor | None) -> JaggedTensor:
+        """As `HSTUBlock.forward`, with u left out."""
+        normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
+        _, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)
+        attended = self.attend(q, k, v, x, buckets)
+        found = F.layer_norm(attended, attended.shape[-1:], eps=EPS)
+        out = self.contract(F.dropout(found, self.dropout, self.training))
+        return x.with_values(x.values + out)
+
+
+def encoder_of(rung: str, recipe: Recipe, num_items: int, seed: int) -> SASRec | HSTU:
+    """The untrained encoder of a rung, of the recipe's sizes.
+
+    Raises:
+        ValueError: if there is no such rung.
+    """
+    if rung not in RUNGS:
+        raise ValueError(f"no rung is called {rung!r}: choose from {', '.join(RUNGS)}")
+    height = RUNGS.index(rung)
+    sizes: dict[str, Any] = {
+        name: getattr(recipe, name)
+        for name in ("dim", "num_blocks", "num_heads", "max_length", "dropout")
+    }
+    if height == 0:
+        return SASRec(num_items, **sizes, seed=seed)
+    encoder = HSTU(
+        num_items,
+        **sizes,
+        head_dim=recipe.head_dim,
+        activation="silu" if height >= 2 else "softmax",
+        bias="both" if height == 5 else "position" if height == 4 else "none",
+        seed=seed,
+    )
+    if height < 3:
+        for block in encoder.blocks:
+            block.__class__ = UngatedBlock
+    return encoder
+
+
+def climb(
+    sequences: Sequences, recipe: Recipe, seeds: int, *, progress: bool = True
+) -> dict[str, Any]:
+    """Test metrics and cost of each rung, with the recipe's data, loss and protocol.
+
+    Args:
+        sequences: all users' items, with times.
+        recipe: everything but the encoder's kind.
+        seeds: how many, 2 to 10.
+        progress: print a line for each training.
+    Returns:
+        for each rung "RUNG hr@10", ..., means over the seeds, with "... by seed" and
+        "... interval" (95%, Student's t); "RUNG step" over the rung below in HR@10, same seeds,
+        with "... interval"; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs".
+    """
+    found: dict[str, Any] = {"seeds": seeds}
+    below: list[float] = []
+    for rung in RUNGS:
+        runs = []
+        for seed in range(seeds):
+            encoder = encoder_of(rung, recipe, sequences.num_items, seed)
+            model = NextItemModel(encoder, DotProduct(), num_negatives=recipe.num_negatives)
+            model, split, run = train(recipe, sequences, seed=seed, model=model, progress=False)
+            metrics = metrics_of(ranks_of(recipe, model, split.test))
+            metrics |= {"cpu_s an epoch": run.cpu_seconds / len(run.epochs)}
+            metrics |= {"epochs": run.best_epoch + 1}
+            runs.append(metrics)
+            if progress:
+                print(rung, seed, {key: round(value, 4) for key, value in metrics.items()})
+        for key in runs[0]:
+            values = [one[key] for one in runs]
+            found[f"{rung} {key}"] = sum(values) / seeds
+        hits = [one["hr@10"] for one in runs]
+        found[f"{rung} hr@10 by seed"] = hits
+        found[f"{rung} hr@10 interval"] = half_interval(hits)
+        found[f"{rung} parameters"] = sum(p.numel() for p in encoder.parameters())
+        if below:
+            steps = [after - before for after, before in zip(hits, below, strict=True)]
+            found[f"{rung} step"] = sum(steps) / seeds
+            found[f"{rung} step interval"] = half_interval(steps)
+        below = hits
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="movielens-small", help="a data set with times")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    recipe = replace(RECIPES["movielens-small"], data=given.data)
+    values = climb(load(given.data).sequences(), recipe, given.seeds) | {"data": given.data}
+    if given.record:
+        command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"
+        command += f" --seeds {given.seeds} --record {given.record}"
+        print(write_record(given.record, values, seed=0, command=command))
+
+
+if __name__ == "__main__":
+    main()

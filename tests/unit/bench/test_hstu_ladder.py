@@ -1,0 +1,87 @@
+"""The ladder: each rung is the encoder that its name says, and is measured as such."""
+
+import json
+from dataclasses import replace
+
+import polars as pl
+import pytest
+import torch
+from torch.nn import functional as F
+
+from genrec_lite.bench import hstu_ladder
+from genrec_lite.bench.hstu_ladder import RUNGS, UngatedBlock, climb, encoder_of
+from genrec_lite.datasets import Interactions
+from genrec_lite.encoders.hstu import HSTU, HSTUBlock
+from genrec_lite.encoders.sasrec import SASRec
+from genrec_lite.jagged import JaggedTensor
+from genrec_lite.recipes import RECIPES
+
+TINY = replace(
+    RECIPES["movielens-small"], dim=8, head_dim=4, num_blocks=2, max_length=6, epochs=2,
+    batch_size=16,
+)  # fmt: skip
+
+
+def log():
+    events = [(u, (7 * u + step) % 30, 100 * step) for u in range(40) for step in range(3 + u % 9)]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return Interactions.from_frame(frame, name="toy").sequences()
+
+
+def test_each_rung_is_what_its_name_says():
+    sasrec, *others = (encoder_of(rung, TINY, 30, seed=1) for rung in RUNGS)
+    assert isinstance(sasrec, SASRec) and len(sasrec.blocks) == 2
+    blocks = [encoder.blocks[1] for encoder in others]
+    assert [type(block) for block in blocks] == [UngatedBlock] * 2 + [HSTUBlock] * 3
+    assert [block.activation for block in blocks] == ["softmax"] + ["silu"] * 4
+    has = [(b.bias.position_weights is not None, b.bias.time_weights is not None) for b in blocks]
+    assert has == [(False, False)] * 3 + [(True, False), (True, True)]
+    assert all(isinstance(encoder, HSTU) and encoder.max_length == 6 for encoder in others)
+    with pytest.raises(ValueError, match="no rung is called 'roof': choose from SASRec"):
+        encoder_of("roof", TINY, 30, 0)
+
+
+def test_without_a_gate_the_block_is_the_gated_one_with_u_of_1():
+    torch.manual_seed(0)
+    sizes = dict(num_heads=2, head_dim=3, dropout=0.0, bias="none", max_length=9)
+    block = HSTUBlock(5, **sizes).double()
+    rows = JaggedTensor(torch.randn(6, 5).double(), torch.tensor([0, 4, 6]))
+    with torch.no_grad():
+        block.contract.weight.copy_(torch.eye(5, 6))
+        gated = block(rows, None).values - rows.values
+        normed = F.layer_norm(rows.values, (5,), eps=1e-6)
+        u = F.silu(normed @ block.expand[:, :6])
+        block.__class__ = UngatedBlock
+        ungated = block(rows, None).values - rows.values
+    assert torch.allclose(gated, u[:, :5] * ungated)
+    assert ungated.norm() > 1
+
+
+def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
+    tmp_path, monkeypatch, capsys
+):
+    found = climb(log(), TINY, 2, progress=False)
+    for below, rung in zip(RUNGS, RUNGS[1:], strict=False):
+        steps = [
+            a - b
+            for a, b in zip(
+                found[f"{rung} hr@10 by seed"], found[f"{below} hr@10 by seed"], strict=True
+            )
+        ]
+        assert found[f"{rung} step"] == pytest.approx(sum(steps) / 2)
+        assert found[f"{rung} cpu_s an epoch"] > 0
+    position = found["+ time bias parameters"] - found["+ position bias parameters"]
+    assert position == 2 * 129 and "SASRec step" not in found
+    assert found["+ position bias parameters"] - found["+ gate parameters"] == 2 * 6
+
+    monkeypatch.setattr(hstu_ladder, "load", lambda name: type("Log", (), {"sequences": log}))
+    monkeypatch.setattr(hstu_ladder, "climb", lambda *_: {"seeds": 2})
+    written = {}
+    monkeypatch.setattr(
+        hstu_ladder, "write_record", lambda name, values, **k: written.update(k, **values) or name
+    )
+    hstu_ladder.main(["--data", "toy", "--seeds", "2", "--record", "rungs"])
+    assert written["data"] == "toy" and written["command"].endswith(
+        "--data toy --seeds 2 --record rungs"
+    )
+    assert json.dumps(written)
