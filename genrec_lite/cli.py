@@ -201,7 +201,9 @@ def bench(
     with clean_errors():
         if config not in (None, "small", "large"):
             raise ValueError(f"config is {config!r}: choose small or large")
-        if name is not None and config == "large":
+        if config is not None and name in BENCHMARKS and f"{name}-large" not in BENCHMARKS:
+            raise ValueError(f"{name} has one size: leave out --config")
+        if config == "large" and name in BENCHMARKS:
             name = f"{name}-large"
         if name not in BENCHMARKS:
             raise ValueError(

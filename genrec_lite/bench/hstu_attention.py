@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec_lite.bench.hstu_step import made_times
+from genrec_lite.bench.hstu_step import timed_training_part
 from genrec_lite.bench.textbook import movielens_1m_like
 from genrec_lite.bench.timing import Benchmark, Comparison
-from genrec_lite.datasets import Sequences, leave_last_out
+from genrec_lite.datasets import Sequences
 from genrec_lite.datasets.batches import NextItemBatches
 from genrec_lite.jagged import length_buckets
 from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, hstu_attention, time_buckets
@@ -37,9 +36,7 @@ def compare(
     Raises:
         AssertionError: if a way's output or gradient differs by more than `TOLERANCE`.
     """
-    train = leave_last_out(sequences, validation=False).train
-    if train.timestamps is None:
-        train, data = replace(train, timestamps=made_times(train.items)), f"{data}, times made"
+    train, data = timed_training_part(sequences, data)
     batch = NextItemBatches(train, batch_size=batch_size, max_length=max_length)(0)[0]
     assert batch.times is not None
     rows, buckets = batch.inputs, time_buckets(batch.times)
@@ -51,7 +48,6 @@ def compare(
     q, k, v = (drawn(len(batch), 1, dim) for _ in range(3))
     position, time = drawn(max_length), drawn(TIME_BUCKETS)
     inputs = (q, k, v, position, time)
-    of_row = list(buckets.split((rows.lengths * rows.lengths).tolist()))
 
     def ours() -> Tensor:
         return hstu_attention(
@@ -67,7 +63,7 @@ def compare(
             padded = torch.zeros(len(group), longest, longest, dtype=torch.int64)
             for place, row in enumerate(group.tolist()):
                 n = int(rows.lengths[row])
-                padded[place, :n, :n] = of_row[row].view(n, n)
+                padded[place, :n, :n] = buckets[row].view(n, n)
             found.append((padded, torch.arange(longest) < rows.lengths[group][:, None]))
         return found
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from genrec_lite.datasets import Sequences, load
@@ -41,7 +40,7 @@ RUNGS = (
 class UngatedBlock(HSTUBlock):
     """An `HSTUBlock` that does not multiply what it found by u."""
 
-    def forward(self, x: JaggedTensor, buckets: Tensor | None) -> JaggedTensor:
+    def forward(self, x: JaggedTensor, buckets: JaggedTensor | None) -> JaggedTensor:
         """As `HSTUBlock.forward`, with u left out."""
         normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
         _, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)
@@ -132,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    recipe = replace(RECIPES["movielens-small"], data=given.data)
+    recipe = replace(RECIPES["movielens-small-hstu"], data=given.data)
     values = climb(load(given.data).sequences(), recipe, given.seeds) | {"data": given.data}
     if given.record:
         command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"

@@ -24,7 +24,7 @@ class NextItemBatch:
         times: B rows, int64 seconds of each row's events and, last, of its last target; None
             without timestamps.
     Raises:
-        ValueError: if there is not one target for each event.
+        ValueError: if there is not one target for each event, or one time more than events.
     """
 
     inputs: JaggedTensor
@@ -38,6 +38,8 @@ class NextItemBatch:
                 f"targets {tuple(self.targets.shape)} for {len(self.inputs.values)} events: "
                 "expected one for each"
             )
+        if self.times is not None and not torch.equal(self.times.lengths, self.inputs.lengths + 1):
+            raise ValueError("times are not one more in each row than its events")
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -61,11 +61,6 @@ class Queries:
         return len(self.rows)
 
     @property
-    def history_timestamps(self) -> JaggedTensor | None:
-        """The history's rows, int64 seconds; None without timestamps."""
-        return None if self.times is None else self.times.drop_last(1)
-
-    @property
     def target_timestamps(self) -> Tensor | None:
         """(Q,) int64 seconds; None without timestamps."""
         return None if self.times is None else self.times.last_values()

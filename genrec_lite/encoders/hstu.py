@@ -16,7 +16,12 @@ from torch.nn import functional as F
 from genrec_lite.encoders.events import recent_events, recent_times, require_events
 from genrec_lite.encoders.relative_bias import Bias, RelativeBias
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.kernels.hstu_attention import hstu_attention, time_buckets
+from genrec_lite.kernels.hstu_attention import (
+    ACTIVATIONS,
+    Activation,
+    hstu_attention,
+    time_buckets,
+)
 from genrec_lite.training import seeded
 
 __all__ = ["HSTU", "HSTUBlock"]
@@ -42,9 +47,10 @@ class HSTUBlock(nn.Module):
         max_length: events a sequence has at most.
         activation: "silu", as in the paper, or "softmax" in its place.
         divide_by: what SiLU's weights are divided by: "padded", the length that the public code
-            pads to, or "row", each sequence's own length.
+            pads to, or "row", each sequence's own length. That counts later events, too, so an
+            output is then not that of the same history cut short there.
     Raises:
-        ValueError: if a choice is none of those named.
+        ValueError: if a choice is none of those named, or a size below 1.
     """
 
     def __init__(
@@ -56,12 +62,16 @@ class HSTUBlock(nn.Module):
         dropout: float,
         bias: Bias,
         max_length: int,
-        activation: Literal["silu", "softmax"] = "silu",
+        activation: Activation = "silu",
         divide_by: Literal["padded", "row"] = "padded",
     ) -> None:
         super().__init__()
-        if activation not in ("silu", "softmax"):
-            raise ValueError(f"activation is {activation!r}: choose silu or softmax")
+        sizes = dict(dim=dim, num_heads=num_heads, head_dim=head_dim, max_length=max_length)
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}: at least 1")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}: choose from {', '.join(ACTIVATIONS)}")
         if divide_by not in ("padded", "row"):
             raise ValueError(f"divide_by is {divide_by!r}: choose padded or row")
         self.num_heads, self.dropout, self.max_length = num_heads, dropout, max_length
@@ -70,14 +80,13 @@ class HSTUBlock(nn.Module):
         self.expand = nn.Parameter(torch.empty(dim, 4 * num_heads * head_dim).normal_(std=0.02))
         self.contract = nn.Linear(num_heads * head_dim, dim)
         nn.init.xavier_uniform_(self.contract.weight)
-        nn.init.zeros_(self.contract.bias)
 
-    def forward(self, x: JaggedTensor, buckets: Tensor | None) -> JaggedTensor:
+    def forward(self, x: JaggedTensor, buckets: JaggedTensor | None) -> JaggedTensor:
         """(T, d) -> (T, d), each event looking at itself and before it.
 
         Args:
             x: B rows.
-            buckets: of `time_buckets`, if there is a time bias.
+            buckets: of `time_buckets`, if there is a time bias; not looked at without one.
         """
         normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
         u, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)  # (T, h d_v) each
@@ -87,7 +96,7 @@ class HSTUBlock(nn.Module):
         return x.with_values(x.values + out)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: JaggedTensor, buckets: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: JaggedTensor, buckets: JaggedTensor | None
     ) -> Tensor:
         """(T, h d_v) what each event finds among those up to itself."""
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
@@ -106,7 +115,9 @@ class HSTUBlock(nn.Module):
 class HSTU(nn.Module):
     """Item sequences with times in, one query embedding a position out.
 
-    No padding anywhere: every layer works on the events as they lie, end to end.
+    No padding anywhere: every layer works on the events as they lie, end to end. Initial weights
+    are drawn as in the public code, which has some hundred parameters more: rows of its position
+    tables that no history of `max_length` reaches.
 
     Args:
         num_items: N, size of the corpus; item indices run from 0 to N - 1.
@@ -128,18 +139,20 @@ class HSTU(nn.Module):
         max_length: int = 200,
         dropout: float = 0.2,
         bias: Bias = "both",
-        activation: Literal["silu", "softmax"] = "silu",
+        activation: Activation = "silu",
         divide_by: Literal["padded", "row"] = "padded",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_blocks < 1:
+            raise ValueError(f"num_blocks is {num_blocks}: at least 1")
         self.max_length, self.dropout = max_length, dropout
         self.needs_times = bias in ("both", "time")
         with seeded(seed):
             self.item_embedding = nn.Embedding(num_items, dim)
-            nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
+            nn.init.trunc_normal_(self.item_embedding.weight, std=0.02, a=-0.04, b=0.04)
             self.position_embedding = nn.Embedding(max_length, dim)
-            nn.init.trunc_normal_(self.position_embedding.weight, std=1 / math.sqrt(dim))
+            nn.init.xavier_normal_(self.position_embedding.weight)
             self.blocks = nn.ModuleList(
                 HSTUBlock(
                     dim, num_heads=num_heads, head_dim=head_dim, dropout=dropout, bias=bias,
@@ -172,6 +185,8 @@ class HSTU(nn.Module):
 
     def last(self, items: JaggedTensor, times: JaggedTensor | None = None) -> Tensor:
         """Query embeddings (B, d) of each row's last event; arguments and errors as `forward`.
+
+        All positions are computed: a recommendation costs as much as a forward pass of training.
 
         Raises:
             ValueError: also if a row is empty.

@@ -73,6 +73,9 @@ class SASRecBlock(nn.Module):
 class SASRec(nn.Module):
     """Item sequences in, one query embedding a position out: what the user may want next.
 
+    The position table is drawn from Xavier's normal distribution, where the public code has a
+    truncated one with a standard deviation of 1 / sqrt(d).
+
     Args:
         num_items: N, size of the corpus; item indices run from 0 to N - 1.
         dim: d, width of item and query embeddings.

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
 
-__all__ = ["MASKED", "TIME_BUCKETS", "hstu_attention", "time_buckets"]
+__all__ = ["ACTIVATIONS", "TIME_BUCKETS", "Activation", "hstu_attention", "time_buckets"]
+
+Activation = Literal["silu", "softmax"]
+ACTIVATIONS: tuple[Activation, ...] = ("silu", "softmax")
 
 # Buckets of the time bias, and the width of one: a factor of e^0.301 = 1.35 in time. (The paper's
 # code divides a natural logarithm by log10(2).)
 TIME_BUCKETS, BUCKET_WIDTH = 129, 0.301
-# What a query adds to the score of an event that is later than itself. SiLU and softmax make an
-# exact 0 of it, and so do their derivatives; minus infinity would make NaN of the first.
-MASKED = -1e4
 
 
 def hstu_attention(
@@ -33,8 +33,8 @@ def hstu_attention(
     *,
     position_weights: Tensor | None = None,
     time_weights: Tensor | None = None,
-    buckets: Tensor | None = None,
-    activation: Literal["silu", "softmax"] = "silu",
+    buckets: JaggedTensor | None = None,
+    activation: Activation = "silu",
 ) -> Tensor:
     """Each event's weighted sum of the values of its own sequence's events, up to itself.
 
@@ -43,7 +43,7 @@ def hstu_attention(
 
     Args:
         q, k: (T, h, d_qk), h heads of all events of all sequences.
-        v: (T, h, d_v).
+        v: (T, h, d_v), of q's dtype.
         offsets: (B + 1,) int64, where each sequence begins and the last one ends.
         position_weights: (L,) by distance, shared by the heads; L at least the longest sequence.
         time_weights: (TIME_BUCKETS,), shared by the heads.
@@ -52,37 +52,41 @@ def hstu_attention(
     Returns:
         (T, h, d_v).
     Raises:
-        ValueError: if the shapes do not fit each other.
+        ValueError: if the shapes do not fit each other, or the activation is neither.
         RuntimeError: in the backward pass, if it is asked to be differentiable itself.
     """
-    if q.ndim != 3 or q.shape != k.shape or v.ndim != 3 or v.shape[:2] != q.shape[:2]:
+    lengths = _checked_lengths(q, k, v, offsets)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}: choose from {', '.join(ACTIVATIONS)}")
+    longest = max(lengths, default=0)
+    if position_weights is not None and (
+        position_weights.ndim != 1 or len(position_weights) < longest
+    ):
         raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: expected (T, h, d_qk) "
-            "twice and (T, h, d_v)"
+            f"position_weights {tuple(position_weights.shape)} for a sequence of {longest} "
+            f"events: expected at least ({longest},)"
         )
-    if int(offsets[-1]) != len(q):
-        raise ValueError(f"offsets end at {int(offsets[-1])}, but there are {len(q)} events")
     if (time_weights is None) != (buckets is None):
         raise ValueError("a time bias is made of time_weights and buckets: give both or neither")
-    lengths = offsets.diff()
-    longest = int(lengths.max()) if len(lengths) else 0
-    if position_weights is not None and len(position_weights) < longest:
-        raise ValueError(
-            f"{len(position_weights)} position weights for a sequence of {longest} events"
-        )
-    squares = int((lengths * lengths).sum())
-    if buckets is not None and buckets.shape != (squares,):
-        raise ValueError(
-            f"{tuple(buckets.shape)} time buckets for sequences with {squares} pairs of events: "
-            "make them of the same sequences"
-        )
-    return _HSTUAttention.apply(
-        q, k, v, _by_distance(position_weights, longest, like=q), time_weights, buckets,
-        lengths.tolist(), activation,
-    )  # fmt: skip
+    of_time = None
+    if time_weights is not None and buckets is not None:
+        if time_weights.shape != (TIME_BUCKETS,):
+            raise ValueError(
+                f"time_weights {tuple(time_weights.shape)}: expected ({TIME_BUCKETS},)"
+            )
+        if buckets.lengths.tolist() != [n * n for n in lengths]:
+            raise ValueError(
+                "the time buckets are those of other sequences: make them of the same ones"
+            )
+        of_time = time_weights.to(_wide(q))
+    bias = _by_distance(position_weights, longest, like=q)
+    inputs = [t for t in (q, k, v, bias, of_time) if t is not None]
+    learning = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    values = None if buckets is None else buckets.values
+    return _HSTUAttention.apply(q, k, v, bias, of_time, values, (lengths, activation, learning))
 
 
-def time_buckets(times: JaggedTensor) -> Tensor:
+def time_buckets(times: JaggedTensor) -> JaggedTensor:
     """Which weight of the time bias each pair of events gets; made once, used by all layers.
 
     For query i and event j of a sequence it is floor(ln(max(1, t)) / 0.301), at most
@@ -93,15 +97,22 @@ def time_buckets(times: JaggedTensor) -> Tensor:
         times: B rows of whole seconds, one more than the sequence has events, the last of them
             when the prediction is asked for.
     Returns:
-        (sum of n^2,) int32: n x n of the first sequence, row by row, then of the second, ...;
-        pairs with j later than i are in bucket 0.
+        B rows, int32: n x n of a sequence with n events, query by query; where j is later than i
+        it is 0.
+    Raises:
+        ValueError: if the times are no whole seconds, or a row has none.
     """
+    if times.values.is_floating_point():
+        raise ValueError(f"times have dtype {times.values.dtype}: give whole seconds, torch.int64")
+    short = (times.lengths == 0).nonzero()
+    if len(short):
+        raise ValueError(f"row {int(short[0])} of the times is empty: give at least when it asks")
     edges = _edges().to(times.values.device)
     found = [torch.empty(0, dtype=torch.int32, device=times.values.device)]
     for row in times:
         apart = row[1:, None] - row[:-1]  # (n, n), t[i + 1] - t[j]
         found.append(torch.bucketize(apart, edges, right=True, out_int32=True).flatten())
-    return torch.cat(found)
+    return JaggedTensor.from_lengths(torch.cat(found), (times.lengths - 1).square())
 
 
 def _edges() -> Tensor:
@@ -109,18 +120,37 @@ def _edges() -> Tensor:
 
     With these no logarithm is rounded: pairs at a bucket's edge are where they should be.
     """
-    # Beyond 2^62 there are no seconds.
-    reached = [min(BUCKET_WIDTH * bucket, 62 * math.log(2)) for bucket in range(1, TIME_BUCKETS)]
-    return torch.tensor([math.ceil(math.exp(logarithm)) for logarithm in reached])
+    return torch.tensor([math.ceil(math.exp(BUCKET_WIDTH * b)) for b in range(1, TIME_BUCKETS)])
+
+
+def _checked_lengths(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> list[int]:
+    """The lengths of the sequences; raises a ValueError unless all shapes fit."""
+    if q.ndim != 3 or q.shape != k.shape or v.ndim != 3 or v.shape[:2] != q.shape[:2]:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: expected (T, h, d_qk) "
+            "twice and (T, h, d_v)"
+        )
+    return JaggedTensor(q, offsets).lengths.tolist()  # checks the offsets
 
 
 def _by_distance(weights: Tensor | None, longest: int, *, like: Tensor) -> Tensor:
-    """(n, n): the weight of i - j at row i, column j; `MASKED` where j is later than i."""
+    """(n, n) in float32 at least: the weight of i - j at row i, column j; a very low number where
+    j is later than i.
+
+    SiLU and softmax make an exact 0 of half the lowest number, and so do their derivatives; minus
+    infinity would make a NaN of the first. No product of q and k can bring it back.
+    """
     places = torch.arange(longest, device=like.device)
     apart = places[:, None] - places
+    lowest = torch.finfo(like.dtype).min / 2
     if weights is None:
-        return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart < 0, MASKED)
-    return weights.to(like.dtype)[apart.clamp(min=0)].masked_fill(apart < 0, MASKED)
+        return torch.zeros_like(apart, dtype=_wide(like)).masked_fill(apart < 0, lowest)
+    return weights.to(_wide(like))[apart.clamp(min=0)].masked_fill(apart < 0, lowest)
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    """What sums over many pairs are made in: float32 at least."""
+    return torch.promote_types(like.dtype, torch.float32)
 
 
 class _HSTUAttention(torch.autograd.Function):
@@ -135,14 +165,15 @@ class _HSTUAttention(torch.autograd.Function):
         bias: Tensor,
         time_weights: Tensor | None,
         buckets: Tensor | None,
-        lengths: list[int],
-        activation: str,
+        how: tuple[list[int], str, bool],
     ) -> Tensor:
+        lengths, activation, learning = how
         heads, longest = q.shape[1], max(lengths, default=0)
-        learning = any(ctx.needs_input_grad)
-        out = torch.empty_like(v)
+        out = v.new_empty(v.shape)
         kept = q.new_empty(heads * sum(n * n for n in lengths) if learning else 0)
         scratch = q.new_empty((2, heads * longest * longest))
+        by_time = None if time_weights is None else time_weights.to(q.dtype)
+        bias = bias.to(q.dtype)
         cell = event = 0
         for n in lengths:
             if not n:
@@ -152,40 +183,40 @@ class _HSTUAttention(torch.autograd.Function):
             s = (kept[cells] if learning else scratch[0, :size]).view(heads, n, n)
             near = bias[:n, :n].expand(heads, n, n)
             torch.baddbmm(near, _heads(q[rows]), _heads(k[rows]).mT, out=s)
-            if time_weights is not None and buckets is not None:
+            if by_time is not None and buckets is not None:
                 added = scratch[1, : n * n]
-                torch.index_select(time_weights, 0, buckets[cell : cell + n * n], out=added)
+                torch.index_select(by_time, 0, buckets[cell : cell + n * n], out=added)
                 s += added.view(n, n)
             weights = _weights(s, activation, scratch[1, :size].view(heads, n, n))
             torch.bmm(weights, _heads(v[rows]), out=_heads(out[rows]))
             event, cell = event + n, cell + n * n
         if learning:
-            ctx.save_for_backward(q, k, v, kept)
-            ctx.others = buckets, lengths, activation, longest, time_weights is not None
+            ctx.save_for_backward(q, k, v, kept, buckets)
+            ctx.lengths, ctx.activation = lengths, activation
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():  # create_graph=True: these gradients know no graph
             raise RuntimeError("hstu_attention has no second derivative")
-        q, k, v, kept = ctx.saved_tensors
-        buckets, lengths, activation, longest, by_time = ctx.others
-        heads, grad = q.shape[1], grads[0].contiguous()
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        grad_bias = q.new_zeros(longest, longest)
-        grad_time = q.new_zeros(TIME_BUCKETS) if by_time else None
+        q, k, v, kept, buckets = ctx.saved_tensors
+        heads, longest, grad = q.shape[1], max(ctx.lengths, default=0), grads[0].contiguous()
+        grad_q, grad_k, grad_v = (t.new_empty(t.shape) for t in (q, k, v))
+        wide = _wide(q)
+        grad_bias = q.new_zeros(longest, longest, dtype=wide) if ctx.needs_input_grad[3] else None
+        grad_time = q.new_zeros(TIME_BUCKETS, dtype=wide) if ctx.needs_input_grad[4] else None
         scratch = q.new_empty((2, heads * longest * longest))
         cell = event = 0
-        for n in lengths:
+        for n in ctx.lengths:
             if not n:
                 continue
             rows, size = slice(event, event + n), heads * n * n
             s = kept[cell * heads : cell * heads + size].view(heads, n, n)
-            weights = _weights(s, activation, scratch[0, :size].view(heads, n, n))
+            weights = _weights(s, ctx.activation, scratch[0, :size].view(heads, n, n))
             torch.bmm(weights.mT, _heads(grad[rows]), out=_heads(grad_v[rows]))
             g = scratch[1, :size].view(heads, n, n)
             torch.bmm(_heads(grad[rows]), _heads(v[rows]).mT, out=g)
-            if activation == "silu":
+            if ctx.activation == "silu":
                 torch.ops.aten.silu_backward.grad_input(g, s, grad_input=g)
             else:
                 g -= (g * weights).sum(-1, keepdim=True)
@@ -193,12 +224,13 @@ class _HSTUAttention(torch.autograd.Function):
             torch.bmm(g, _heads(k[rows]), out=_heads(grad_q[rows]))
             torch.bmm(g.mT, _heads(q[rows]), out=_heads(grad_k[rows]))
             of_all_heads = g[0] if heads == 1 else g.sum(0)
-            grad_bias[:n, :n] += of_all_heads
+            if grad_bias is not None:
+                grad_bias[:n, :n] += of_all_heads
             if grad_time is not None:
                 here = buckets[cell : cell + n * n]
-                grad_time += here.bincount(of_all_heads.flatten(), TIME_BUCKETS)
+                grad_time += here.bincount(of_all_heads.flatten().to(wide), TIME_BUCKETS)
             event, cell = event + n, cell + n * n
-        return grad_q, grad_k, grad_v, grad_bias, grad_time, None, None, None
+        return grad_q, grad_k, grad_v, grad_bias, grad_time, None, None
 
 
 def _heads(x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Recipe:
         patience: epochs without a better validation HR@10 before stopping; None in the published
             protocol, which has no validation.
     Raises:
-        ValueError: if the protocol is unknown.
+        ValueError: if the protocol, the encoder or the bias is unknown.
     """
 
     data: str
@@ -94,6 +94,10 @@ class Recipe:
             raise ValueError(
                 f"no protocol is called {self.protocol!r}: choose from {', '.join(PROTOCOLS)}"
             )
+        if self.encoder not in ("sasrec", "hstu"):
+            raise ValueError(f"no encoder is called {self.encoder!r}: choose sasrec or hstu")
+        if self.bias not in BIASES:
+            raise ValueError(f"bias is {self.bias!r}: choose from {', '.join(BIASES)}")
 
 
 _PUBLIC_SASREC = Recipe("ml-1m", "published", num_negatives=128, epochs=101, evaluate_every=10)
@@ -161,7 +165,7 @@ RECIPES: dict[str, Recipe] = {
     "ml-1m-ordered-hstu-large": replace(_PUBLIC_LARGE, data="ml-1m-ordered", bias="position"),
     # HSTU on logs with times, and which bias earns what there.
     **{
-        (data if bias == "both" else f"{data}-{bias}"): replace(_SMALL_HSTU, data=data, bias=bias)
+        f"{data}-hstu" + f"-{bias}" * (bias != "both"): replace(_SMALL_HSTU, data=data, bias=bias)
         for data in ("movielens-small", "ml-100k", "online-retail")
         for bias in BIASES
     },

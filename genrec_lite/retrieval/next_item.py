@@ -134,13 +134,15 @@ class NextItemModel(nn.Module):
         users: Tensor | None = None,
         times: JaggedTensor | None = None,
     ) -> Tensor:
-        """(B, N) score of every item as the next event of each history.
+        """(B, N) float32 score of every item as the next event of each history.
 
         Args:
             history, users, times: as in `queries`.
         Raises:
             ValueError: if a history is empty.
         """
+        if not len(history):
+            return torch.empty(0, self.encoder.item_embedding.num_embeddings)
         queries = self.queries(history, users, times)
         items, similarity = self.items(), cast(Similarity, self.similarity)
         with self._evaluating():

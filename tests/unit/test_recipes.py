@@ -122,6 +122,13 @@ def test_a_models_ranking_leaves_out_what_the_protocol_says():
     assert not torch.equal(expected, model.ranks(split.test))
 
 
+def test_an_unknown_encoder_or_bias_is_told_the_names():
+    with pytest.raises(ValueError, match="no encoder is called 'hsut': choose sasrec or hstu"):
+        replace(TINY, encoder="hsut")
+    with pytest.raises(ValueError, match="bias is 'clock': choose from both, time, position, none"):
+        replace(TINY, bias="clock")
+
+
 def test_an_unknown_protocol_is_told_the_names():
     with pytest.raises(ValueError, match="'tested': choose from validated, published"):
         replace(TINY, protocol="tested")
@@ -357,6 +364,9 @@ def test_a_recipe_of_hstu_makes_that_encoder_and_leaves_a_complete_run(tmp_path,
     monkeypatch.setitem(RECIPES, "tiny-hstu", recipe)
     encoder = build_model(recipe, 30, 0).encoder
     assert isinstance(encoder, HSTU) and len(encoder.blocks) == 1 and encoder.max_length == 6
+    again, other = (build_model(recipe, 30, seed).encoder for seed in (0, 1))
+    assert torch.equal(again.blocks[0].expand, encoder.blocks[0].expand)
+    assert not torch.equal(other.blocks[0].expand, encoder.blocks[0].expand)
     block = encoder.blocks[0]
     assert block.expand.shape == (8, 4 * 2 * 3) and block.num_heads == 2
     assert block.bias.time_weights is None and block.bias.position_weights is not None

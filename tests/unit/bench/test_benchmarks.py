@@ -119,6 +119,8 @@ def test_the_count_of_operations_is_that_of_the_products_a_sequence_needs():
     # 5 negatives and the target, 3 each. Twice for + and *, three times for the backward pass.
     by_hand = 6 * (2 * 5 * 6 + 3 * 2 * 2 + 2 * 6 * 3)
     assert hstu_step.step_flop(torch.tensor([2]), 5, **sizes) == by_hand
+    two_heads = sizes | dict(num_heads=2, head_dim=1)
+    assert hstu_step.step_flop(torch.tensor([2]), 5, **two_heads) == by_hand
 
 
 def test_a_textbook_with_another_loss_is_not_timed(sequences, monkeypatch):

@@ -60,6 +60,8 @@ def test_times_go_with_their_events_and_the_last_targets_comes_last(window):
         for inputs, to, times in zip(batch.inputs, targets, batch.times, strict=True):
             assert times.tolist() == [100 * int(inputs[0]), *(100 * to).tolist()]
     assert NextItemBatches(log)(0)[0].times is None
+    with pytest.raises(ValueError, match="times are not one more in each row than its events"):
+        NextItemBatch(batch.inputs, batch.targets, times=batch.inputs)
 
 
 def test_the_epoch_number_alone_decides_the_batches():

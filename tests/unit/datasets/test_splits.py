@@ -70,7 +70,7 @@ def test_the_corpus_keeps_items_that_training_lacks() -> None:
 def test_a_log_without_times_is_split_into_queries_without_times() -> None:
     split = leave_last_out(made([4], timed=False))
     assert split.train.timestamps is None and split.train.ratings is None
-    assert split.test.history_timestamps is None and split.test.target_timestamps is None
+    assert split.test.times is None and split.test.target_timestamps is None
 
 
 @given(ROWS, st.booleans())
@@ -89,11 +89,11 @@ def test_no_history_and_no_training_row_reaches_its_targets_time(
     split = leave_last_out(made(lengths), validation=validation)
     assert split.train.timestamps is not None
     for queries in filter(None, [split.validation, split.test]):
-        assert queries.history_timestamps is not None and queries.target_timestamps is not None
+        assert queries.times is not None and queries.target_timestamps is not None
         for row, target, before in zip(
             queries.rows.tolist(),
             queries.target_timestamps,
-            queries.history_timestamps,
+            queries.times.drop_last(1),
             strict=True,
         ):
             assert len(before) and before.max() < target
@@ -107,5 +107,6 @@ def test_items_times_and_ratings_stay_together(lengths: list[int]) -> None:
     assert train.timestamps is not None and train.ratings is not None
     assert torch.equal(train.timestamps.values, train.items.values + 100)
     assert torch.equal(train.ratings.values, (train.items.values % 5).float())
-    assert split.test.history_timestamps is not None
-    assert torch.equal(split.test.history_timestamps.values, split.test.history.values + 100)
+    assert split.test.times is not None
+    history = split.test.times.drop_last(1)
+    assert torch.equal(history.values, split.test.history.values + 100)

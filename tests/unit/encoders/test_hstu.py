@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec_lite.encoders.hstu import HSTU, SPARE
+from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 
@@ -75,7 +75,7 @@ def position_by_position(hstu: HSTU, history: list[int], times: list[int]) -> Te
                 if block.activation == "softmax":
                     weights = torch.stack(scores).softmax(0)
                 else:
-                    n = MAX_LENGTH + SPARE if block.divide_by == "padded" else len(history)
+                    n = MAX_LENGTH + 11 if block.divide_by == "padded" else len(history)
                     weights = silu(torch.stack(scores)) / n
                 attended.append(sum(w * v[j][part] for j, w in enumerate(weights)))
             y = u[i] * norm(torch.cat(attended))
@@ -168,6 +168,46 @@ def test_the_same_seed_gives_the_same_weights_and_dropout_acts_in_training_only(
     assert not torch.equal(one(items, times).values, one(items, times).values)
 
 
+def test_dropout_acts_on_the_input_and_behind_each_gate(monkeypatch):
+    dropped = []
+
+    def watched(x, share, training):
+        dropped.append((tuple(x.shape), share, training))
+        return x
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", watched)
+    items, times = histories(lengths=[3, 2])
+    model(dropout=0.25, num_heads=1, head_dim=4).train()(items, times)
+    assert dropped == [((5, 6), 0.25, True), ((5, 4), 0.25, True), ((5, 4), 0.25, True)]
+
+
+def test_initial_weights_are_drawn_as_in_the_public_code():
+    hstu = HSTU(2000, dim=50, num_blocks=1, num_heads=2, head_dim=25, max_length=200, seed=5)
+    block = hstu.blocks[0]
+    assert hstu.item_embedding.weight.abs().max() <= 0.04
+    for weights, std in [
+        (hstu.item_embedding.weight, 0.02 * 0.88),  # cut at two deviations
+        (hstu.position_embedding.weight, math.sqrt(2 / 250)),
+        (block.expand, 0.02),
+        (block.contract.weight, math.sqrt(2 / 100)),
+        (block.bias.position_weights, 0.02),
+        (block.bias.time_weights, 0.02),
+    ]:
+        assert weights.std().item() == pytest.approx(std, rel=4 / math.sqrt(weights.numel()))
+        assert abs(weights.mean().item()) < 4 * std / math.sqrt(weights.numel())
+
+
+def test_bfloat16_autocast_runs_forward_and_backward_with_both_biases():
+    hstu = model(seed=2).float()
+    items, times = histories(lengths=[6, 3, 0])
+    exact = hstu(items, times).values
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = hstu(items, times).values
+    assert float((rough - exact).detach().norm() / exact.detach().norm()) < 0.05
+    rough.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hstu.parameters())
+
+
 def test_with_softmax_nothing_is_divided():
     items, times = histories()
     softmax = dict(activation="softmax", seed=1)
@@ -205,7 +245,11 @@ def test_bad_histories_are_named():
     ("choice", "told"),
     [
         ({"bias": "clock"}, "bias is 'clock': choose from both, time, position, none"),
-        ({"activation": "relu"}, "activation is 'relu': choose silu or softmax"),
+        ({"activation": "relu"}, "activation is 'relu': choose from silu, softmax"),
+        ({"num_blocks": 0}, "num_blocks is 0: at least 1"),
+        ({"num_heads": 0}, "num_heads is 0: at least 1"),
+        ({"head_dim": 0}, "head_dim is 0: at least 1"),
+        ({"max_length": 0}, "max_length is 0: at least 1"),
         ({"divide_by": "batch"}, "divide_by is 'batch': choose padded or row"),
     ],
 )

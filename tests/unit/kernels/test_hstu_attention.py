@@ -97,14 +97,14 @@ def test_buckets_are_those_of_the_formula_at_every_edge():
     edges = [math.ceil(math.exp(0.301 * bucket)) for bucket in range(1, 72)]  # 60 years
     for seconds in {1, 2, 3, 10**9, *edges, *(edge - 1 for edge in edges)}:
         rows = JaggedTensor.from_lists([[0, seconds]], torch.int64)
-        assert time_buckets(rows).tolist() == [bucket_of(seconds)]
+        assert time_buckets(rows).values.tolist() == [bucket_of(seconds)]
     never_and_always = JaggedTensor.from_lists([[5, 5], [0, 2**62]], torch.int64)
-    assert time_buckets(never_and_always).tolist() == [0, min(128, int(math.log(2**62) / 0.301))]
+    assert time_buckets(never_and_always).values.tolist() == [0, 128]
 
 
 def test_a_pairs_time_runs_to_the_event_after_the_query():
     rows = JaggedTensor.from_lists([[0, 100, 1_100]], torch.int64)
-    found = time_buckets(rows).view(2, 2).tolist()
+    found = time_buckets(rows)[0].view(2, 2).tolist()
     assert found == [[bucket_of(100), 0], [bucket_of(1_100), bucket_of(1_000)]]
 
 
@@ -120,15 +120,19 @@ def test_a_sequence_with_nan_spoils_no_other_not_even_its_gradients():
     assert k.grad[sound].isfinite().all() and v.grad[sound].isfinite().all()
 
 
-def test_no_event_sees_a_later_one():
-    q, k, v, offsets, *_ = made([12], heads=1)
-    before = hstu_attention(q, k, v, offsets)
-    for t in (0, 5, 11):
-        changed = [x.detach().clone() for x in (q, k, v)]
-        for x in changed:
-            x[t] += 1
-        after = hstu_attention(*changed, offsets)
-        assert torch.equal(after[:t], before[:t]) and not torch.equal(after[t], before[t])
+@pytest.mark.parametrize("activation", ["silu", "softmax"])
+@pytest.mark.parametrize("size", [1, 100])  # large ones bring scores of 10,000 and more
+def test_no_event_sees_a_later_one(activation, size):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        q, k, v, offsets, *_ = made([12], heads=1, dtype=torch.float64)
+        q, k, v = ((size * x.detach()).to(dtype) for x in (q, k, v))
+        before = hstu_attention(q, k, v, offsets, activation=activation)
+        for t in (1, 5, 11):
+            changed = [x.clone() for x in (q, k, v)]
+            for x in changed[1:]:
+                x[t] *= -3
+            after = hstu_attention(*changed, offsets, activation=activation)
+            assert torch.equal(after[:t], before[:t]) and not torch.equal(after[t:], before[t:])
 
 
 def test_nothing_at_all_and_no_gradient_asked_for():
@@ -148,17 +152,98 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(hstu_attention(q, k, v, offsets).sum(), q, create_graph=True)
 
 
+def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
+    q, k, v, offsets, position, time, times = made([9, 7])
+    held = []
+    right = torch.Tensor.new_empty
+
+    def watched(tensor, size, *rest, **options):
+        found = right(tensor, size, *rest, **options)
+        held.append(found.numel())
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", watched)
+    biases = dict(position_weights=position, time_weights=time, buckets=time_buckets(times))
+    hstu_attention(q, k, v, offsets, **biases)
+    assert 2 * (81 + 49) in held  # both heads' scores of both sequences
+    held.clear()
+    with torch.no_grad():
+        hstu_attention(q, k, v, offsets, **biases)
+    assert 2 * (81 + 49) not in held and max(held) == 2 * 2 * 81
+
+
+def test_the_gradient_can_be_asked_for_twice_and_not_of_what_was_changed_meanwhile():
+    q, k, v, offsets, position, time, times = made([5, 3])
+    buckets = time_buckets(times)
+    biases = dict(position_weights=position, time_weights=time, buckets=buckets)
+    loss = hstu_attention(q, k, v, offsets, **biases).square().sum()
+    once = torch.autograd.grad(loss, (q, k, v, position, time), retain_graph=True)
+    again = torch.autograd.grad(loss, (q, k, v, position, time), retain_graph=True)
+    assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
+    buckets.values.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, time)
+
+
+@pytest.mark.parametrize("missing", range(5))
+def test_a_gradient_that_is_not_asked_for_changes_no_other(missing):
+    every = made([5, 3])
+    inputs = [*every[:3], *every[4:6]]
+    offsets, buckets = every[3], time_buckets(every[6])
+
+    def loss(q, k, v, position, time):
+        return hstu_attention(
+            q, k, v, offsets, position_weights=position, time_weights=time, buckets=buckets
+        ).square().sum()  # fmt: skip
+
+    whole = torch.autograd.grad(loss(*inputs), inputs)
+    few = [t.detach() if n == missing else t for n, t in enumerate(inputs)]
+    wanted = [n for n in range(5) if n != missing]
+    found = torch.autograd.grad(loss(*few), [few[n] for n in wanted])
+    assert all(torch.equal(whole[n], g) for n, g in zip(wanted, found, strict=True))
+
+
+def test_bfloat16_comes_as_close_as_its_digits_and_sums_the_tables_in_float32():
+    lengths = [40, 60]
+    q, k, v, offsets, _, time, times = made(lengths, dtype=torch.float32)
+    position, buckets = torch.randn(60).requires_grad_(), time_buckets(times)
+    low = [t.detach().to(torch.bfloat16).requires_grad_() for t in (q, k, v)]
+    high = [t.detach().float().requires_grad_() for t in low]
+    found = {}
+    for name, (a, b, c) in {"low": low, "high": high}.items():
+        out = hstu_attention(
+            a, b, c, offsets, position_weights=position, time_weights=time, buckets=buckets
+        )
+        assert out.dtype == a.dtype
+        grads = torch.autograd.grad(out.float().square().sum(), (a, b, c, position, time))
+        found[name] = [out.detach(), *grads]
+    for ours, expected in zip(found["low"], found["high"], strict=True):
+        assert relative(ours, expected.double()) < 0.01
+
+
 def test_shapes_that_do_not_fit_are_named():
     q, k, v, offsets, position, time, times = made([4, 2])
     with pytest.raises(ValueError, match=r"expected \(T, h, d_qk\) twice"):
         hstu_attention(q, k[:, :1], v, offsets)
     with pytest.raises(ValueError, match=r"expected \(T, h, d_qk\) twice"):
         hstu_attention(q, k, v[:3], offsets)
-    with pytest.raises(ValueError, match="offsets end at 4, but there are 6 events"):
+    with pytest.raises(ValueError, match="offsets end at 4, but there are 6 values"):
         hstu_attention(q, k, v, offsets[:2])
+    with pytest.raises(ValueError, match=r"offsets\[0\] is 4"):
+        hstu_attention(q, k, v, offsets[1:])
+    with pytest.raises(ValueError, match="activation is 'relu': choose from silu, softmax"):
+        hstu_attention(q, k, v, offsets, activation="relu")
     with pytest.raises(ValueError, match="give both or neither"):
         hstu_attention(q, k, v, offsets, time_weights=time)
-    with pytest.raises(ValueError, match="3 position weights for a sequence of 4 events"):
+    with pytest.raises(ValueError, match=r"position_weights \(3,\) for a sequence of 4 events"):
         hstu_attention(q, k, v, offsets, position_weights=position[:3])
-    with pytest.raises(ValueError, match=r"\(16,\) time buckets for sequences with 20 pairs"):
-        hstu_attention(q, k, v, offsets, time_weights=time, buckets=time_buckets(times)[:16])
+    buckets = time_buckets(times)
+    with pytest.raises(ValueError, match=r"time_weights \(100,\): expected \(129,\)"):
+        hstu_attention(q, k, v, offsets, time_weights=time[:100], buckets=buckets)
+    with pytest.raises(ValueError, match="the time buckets are those of other sequences"):
+        swapped = torch.tensor([0, 2, 6])
+        hstu_attention(q, k, v, swapped, time_weights=time, buckets=buckets)
+    with pytest.raises(ValueError, match="times have dtype torch.float32: give whole seconds"):
+        time_buckets(times.with_values(times.values.float()))
+    with pytest.raises(ValueError, match="row 1 of the times is empty"):
+        time_buckets(JaggedTensor.from_lists([[1, 2], []], torch.int64))

@@ -1,5 +1,7 @@
 """A trained next-item model finds what follows; an untrained one does not."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -12,6 +14,7 @@ from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import load_balancing_loss
 from genrec_lite.metrics import hit_rate_at_k, target_ranks
+from genrec_lite.recipes.course import gate_of
 from genrec_lite.retrieval import next_item as next_item_module
 from genrec_lite.retrieval import scoring
 from genrec_lite.retrieval.baselines import Popularity
@@ -88,6 +91,33 @@ def test_hstu_learns_what_only_the_time_of_asking_tells():
         found[bias] = float(hit_rate_at_k(next_item.ranks(split.test), 1))
     assert found["both"] > 0.9, found
     assert 0.3 < found["position"] < 0.65, found  # one of two
+
+
+def test_every_way_to_ask_hands_on_the_times():
+    split = leave_last_out(waiting_users(count=20))
+    encoder = HSTU(24, dim=8, head_dim=8, num_blocks=1, max_length=6)
+    with torch.no_grad():  # a table of 0.02 would move the scores too little to see
+        encoder.blocks[0].bias.time_weights.normal_(std=3)
+    mixture = MixtureOfLogits(8, query_components=2, item_components=2, component_dim=4, gate_dim=4)
+    next_item = NextItemModel(encoder, mixture, coarse=ProjectedDotProduct(8, 4))
+    test = split.test
+    later = test.times.with_values(test.times.values.clone())
+    later.values[later.offsets[1:] - 1] += 10**7
+    for ask in (
+        lambda times: next_item.scores(test.history, None, times),
+        lambda times: next_item.queries(test.history, None, times).components,
+        lambda times: next_item.coarse_queries(test.history, times),
+        lambda times: gate_of(next_item, replace(test, times=times))["gate entropy"],
+    ):
+        at_once, in_months = torch.as_tensor(ask(test.times)), torch.as_tensor(ask(later))
+        assert not torch.equal(at_once, in_months)
+    with pytest.raises(ValueError, match="this encoder has a time bias: give the times"):
+        next_item.scores(test.history)
+
+
+def test_no_history_gets_no_scores():
+    nobody = JaggedTensor.from_lists([], torch.int64)
+    assert model(None).scores(nobody).shape == (0, NUM_ITEMS)
 
 
 def test_ranks_do_not_depend_on_the_batch_size_and_respect_what_is_excluded():
