@@ -1,6 +1,7 @@
 """genrec-lite train, evaluate and bench: what they print, write, and say when it goes wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -137,7 +138,19 @@ def test_bench_for_people_is_a_table_that_says_when_the_machine_is_busy(monkeypa
 
 
 def test_bench_without_a_known_name_lists_the_names():
-    assert_one_clean_line(run("bench", "no"), "'no'", "sasrec-step, full-rank")
-    assert_one_clean_line(run("bench"), "sasrec-step, full-rank")
+    assert_one_clean_line(run("bench", "no"), "'no'", "sasrec-step, hstu-attention")
+    assert_one_clean_line(run("bench"), "sasrec-step, hstu-attention")
     listed = run("bench", "--list").stdout
     assert "sasrec-step" in listed and "full-rank" in listed
+
+
+def test_bench_takes_a_config_where_there_are_two_sizes_and_nowhere_else(monkeypatch):
+    toy = bench.BENCHMARKS["toy"]
+    monkeypatch.setitem(bench.BENCHMARKS, "toy-large", replace(toy, name="toy-large"))
+    for words, name in ((["--config", "large"], "toy-large"), (["--config", "small"], "toy")):
+        found = json.loads(run("bench", "toy", *words, "--json").stdout.splitlines()[-1])
+        assert found["bench"] == name
+    assert_one_clean_line(run("bench", "toy", "--config", "huge"), "'huge'", "small or large")
+    for words in (["toy-large", "--config", "small"], ["full-rank", "--config", "large"]):
+        assert_one_clean_line(run("bench", *words), f"{words[0]} has one size: leave out --config")
+    assert_one_clean_line(run("bench", "--config", "large"), "no benchmark is called None")
