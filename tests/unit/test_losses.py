@@ -51,6 +51,7 @@ def test_full_softmax_equals_cross_entropy(
     monkeypatch, positions, items, chunk, dtype, tolerance, temperature
 ):
     monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "GATHER_CHUNK", chunk)
     q, w, targets, _ = problem(positions, items, dtype=dtype)
     reference = gradients(lambda: textbook_full(q.double(), w.double(), targets, temperature), q, w)
     ours = gradients(lambda: full_softmax_loss(q, w, targets, temperature=temperature), q, w)
@@ -68,6 +69,7 @@ def test_sampled_softmax_equals_the_loop(
     monkeypatch, gather_from, positions, items, chunk, dtype, tolerance
 ):
     monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "GATHER_CHUNK", chunk)
     monkeypatch.setattr(losses, "GATHER_FROM", gather_from)
     q, w, targets, negatives = problem(positions, items, dtype=dtype)
     ours = gradients(lambda: sampled_softmax_loss(q, w, targets, negatives, temperature=0.1), q, w)
