@@ -171,9 +171,7 @@ RECIPES: dict[str, Recipe] = {
     },
     # Two similarities under one short training: equal encoder, batches, positions and epochs.
     "ml-1m-ordered-short-dot": _SHORT,
-    "ml-1m-ordered-short-dot-warmer": replace(_SHORT, temperature=0.1),
     "ml-1m-ordered-short-mol": _SHORT_MIXTURE,
-    "ml-1m-ordered-short-mol-colder": replace(_SHORT_MIXTURE, temperature=0.05),
     "ml-1m-ordered-short-mol-unbalanced": replace(
         _SHORT_MIXTURE,
         mixture=Mixture(4, 2, 32, 32, balance_weight=0.0),
