@@ -155,8 +155,8 @@ RECIPES: dict[str, Recipe] = {
     "ml-1m-hstu": _PUBLIC_HSTU,
     "ml-1m-hstu-large": _PUBLIC_LARGE,
     # The same under our protocol, so that the protocol's own share can be seen.
-    "ml-1m-hstu-validated": replace(_PUBLIC_HSTU, protocol="validated", patience=3),
-    "ml-1m-hstu-large-validated": replace(_PUBLIC_LARGE, protocol="validated", patience=3),
+    "ml-1m-hstu-validated": replace(_PUBLIC_HSTU, protocol="validated", patience=30),
+    "ml-1m-hstu-large-validated": replace(_PUBLIC_LARGE, protocol="validated", patience=30),
     # Without timestamps only the position bias is left.
     "ml-1m-ordered-hstu": replace(_PUBLIC_HSTU, data="ml-1m-ordered", bias="position"),
     "ml-1m-ordered-hstu-full": replace(
