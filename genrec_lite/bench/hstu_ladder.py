@@ -6,12 +6,15 @@ python -m genrec_lite.bench.hstu_ladder --data movielens-small --seeds 5 --recor
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from genrec_lite.datasets import Sequences, load
 from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
@@ -19,7 +22,7 @@ from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.notebook.record import write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
-from genrec_lite.recipes.folders import half_interval
+from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.recipes.recipe import RECIPES, Recipe
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
@@ -34,6 +37,7 @@ RUNGS = (
     "+ gate",
     "+ position bias",
     "+ time bias",
+    "- position bias",
 )
 
 
@@ -70,7 +74,7 @@ def encoder_of(rung: str, recipe: Recipe, num_items: int, seed: int) -> SASRec |
         **sizes,
         head_dim=recipe.head_dim,
         activation="silu" if height >= 2 else "softmax",
-        bias="both" if height == 5 else "position" if height == 4 else "none",
+        bias=("none", "position", "both", "time")[max(0, height - 3)],
         seed=seed,
     )
     if height < 3:
@@ -80,7 +84,12 @@ def encoder_of(rung: str, recipe: Recipe, num_items: int, seed: int) -> SASRec |
 
 
 def climb(
-    sequences: Sequences, recipe: Recipe, seeds: int, *, progress: bool = True
+    sequences: Sequences,
+    recipe: Recipe,
+    seeds: int,
+    *,
+    finished: Path | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Test metrics and cost of each rung, with the recipe's data, loss and protocol.
 
@@ -88,33 +97,36 @@ def climb(
         sequences: all users' items, with times.
         recipe: everything but the encoder's kind.
         seeds: how many, 2 to 10.
-        progress: print a line for each training.
+        finished: file that keeps each finished training's numbers; what it holds of this recipe is
+            not trained again.
+        progress: show a bar over the trainings.
     Returns:
         for each rung "RUNG hr@10", ..., means over the seeds, with "... by seed" and
         "... interval" (95%, Student's t); "RUNG step" over the rung below in HR@10, same seeds,
         with "... interval"; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs".
     """
     found: dict[str, Any] = {"seeds": seeds}
+    done: dict[str, dict[str, float]] = {}
+    if finished is not None and finished.exists():
+        done = json.loads(finished.read_text())
     below: list[float] = []
-    for rung in RUNGS:
+    rungs = tqdm(RUNGS, disable=not progress, unit="rung")
+    for rung in rungs:
         runs = []
         for seed in range(seeds):
-            encoder = encoder_of(rung, recipe, sequences.num_items, seed)
-            model = NextItemModel(encoder, DotProduct(), num_negatives=recipe.num_negatives)
-            model, split, run = train(recipe, sequences, seed=seed, model=model, progress=False)
-            metrics = metrics_of(ranks_of(recipe, model, split.test))
-            metrics |= {"cpu_s an epoch": run.cpu_seconds / len(run.epochs)}
-            metrics |= {"epochs": run.best_epoch + 1}
-            runs.append(metrics)
-            if progress:
-                print(rung, seed, {key: round(value, 4) for key, value in metrics.items()})
-        for key in runs[0]:
-            values = [one[key] for one in runs]
-            found[f"{rung} {key}"] = sum(values) / seeds
+            rungs.set_postfix_str(f"{rung}, seed {seed}")
+            key = json.dumps({"rung": rung, "seed": seed, "recipe": asdict(recipe)})
+            if key not in done:
+                done[key] = _measured(rung, recipe, sequences, seed)
+                if finished is not None:
+                    write_whole(finished, json.dumps(done, indent=1))
+            runs.append(done[key])
+        for metric in runs[0]:
+            values = [one[metric] for one in runs]
+            found[f"{rung} {metric}"] = sum(values) / seeds
         hits = [one["hr@10"] for one in runs]
         found[f"{rung} hr@10 by seed"] = hits
         found[f"{rung} hr@10 interval"] = half_interval(hits)
-        found[f"{rung} parameters"] = sum(p.numel() for p in encoder.parameters())
         if below:
             steps = [after - before for after, before in zip(hits, below, strict=True)]
             found[f"{rung} step"] = sum(steps) / seeds
@@ -123,16 +135,31 @@ def climb(
     return found
 
 
+def _measured(rung: str, recipe: Recipe, sequences: Sequences, seed: int) -> dict[str, float]:
+    """Test metrics of one training, and its cost."""
+    encoder = encoder_of(rung, recipe, sequences.num_items, seed)
+    model = NextItemModel(encoder, DotProduct(), num_negatives=recipe.num_negatives)
+    model, split, run = train(recipe, sequences, seed=seed, model=model, progress=False)
+    return {
+        **metrics_of(ranks_of(recipe, model, split.test)),
+        "cpu_s an epoch": run.cpu_seconds / len(run.epochs),
+        "epochs": run.best_epoch + 1,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="movielens-small", help="a data set with times")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
     parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     recipe = replace(RECIPES["movielens-small-hstu"], data=given.data)
-    values = climb(load(given.data).sequences(), recipe, given.seeds) | {"data": given.data}
+    values = climb(load(given.data).sequences(), recipe, given.seeds, finished=given.out)
+    values |= {"data": given.data}
     if given.record:
         command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"
         command += f" --seeds {given.seeds} --record {given.record}"

@@ -133,7 +133,7 @@ _SMALL = Recipe(
     learning_rate=3e-3,
     patience=8,
 )
-_SMALL_HSTU = replace(_SMALL, encoder="hstu")
+_SMALL_HSTU = replace(_SMALL, encoder="hstu", num_negatives=128)
 
 RECIPES: dict[str, Recipe] = {
     "movielens-small-sasrec": replace(_SMALL, num_negatives=128),

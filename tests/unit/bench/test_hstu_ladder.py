@@ -32,10 +32,10 @@ def test_each_rung_is_what_its_name_says():
     sasrec, *others = (encoder_of(rung, TINY, 30, seed=1) for rung in RUNGS)
     assert isinstance(sasrec, SASRec) and len(sasrec.blocks) == 2
     blocks = [encoder.blocks[1] for encoder in others]
-    assert [type(block) for block in blocks] == [UngatedBlock] * 2 + [HSTUBlock] * 3
-    assert [block.activation for block in blocks] == ["softmax"] + ["silu"] * 4
+    assert [type(block) for block in blocks] == [UngatedBlock] * 2 + [HSTUBlock] * 4
+    assert [block.activation for block in blocks] == ["softmax"] + ["silu"] * 5
     has = [(b.bias.position_weights is not None, b.bias.time_weights is not None) for b in blocks]
-    assert has == [(False, False)] * 3 + [(True, False), (True, True)]
+    assert has == [(False, False)] * 3 + [(True, False), (True, True), (False, True)]
     assert all(isinstance(encoder, HSTU) and encoder.max_length == 6 for encoder in others)
     with pytest.raises(ValueError, match="no rung is called 'roof': choose from SASRec"):
         encoder_of("roof", TINY, 30, 0)
@@ -77,7 +77,7 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
     assert found["+ position bias parameters"] - found["+ gate parameters"] == 2 * 6
 
     monkeypatch.setattr(hstu_ladder, "load", lambda name: type("Log", (), {"sequences": log}))
-    monkeypatch.setattr(hstu_ladder, "climb", lambda *_: {"seeds": 2})
+    monkeypatch.setattr(hstu_ladder, "climb", lambda *_, **options: {"seeds": 2})
     written = {}
     monkeypatch.setattr(
         hstu_ladder, "write_record", lambda name, values, **k: written.update(k, **values) or name
@@ -87,3 +87,19 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
         "--data toy --seeds 2 --record rungs"
     )
     assert json.dumps(written)
+
+
+def test_what_is_finished_is_not_trained_again_unless_the_recipe_differs(tmp_path, monkeypatch):
+    finished = tmp_path / "rungs.json"
+    first = climb(log(), TINY, 2, finished=finished, progress=False)
+    assert len(json.loads(finished.read_text())) == 2 * len(RUNGS)
+    trained = []
+
+    def measured(rung, recipe, sequences, seed):
+        trained.append((rung, seed))
+        return {"hr@10": 0.5 + 0.1 * seed}
+
+    monkeypatch.setattr(hstu_ladder, "_measured", measured)
+    assert climb(log(), TINY, 2, finished=finished, progress=False) == first and not trained
+    climb(log(), replace(TINY, epochs=1), 2, finished=finished, progress=False)
+    assert len(trained) == 2 * len(RUNGS)
