@@ -226,6 +226,9 @@ def bench(
     for way, cost in {"ours": found["ours"], **found["peers"]}.items():
         times = cost["cpu_s"] / found["ours"]["cpu_s"]
         typer.echo(f"{way:<40}{cost['cpu_s']:>10.3f}{cost['wall_s']:>10.3f}{times:>12.2f}")
+    for rate, value in found["ours"].items():
+        if rate.endswith("_per_s"):
+            typer.echo(f"ours: {value:,.0f} {rate.removesuffix('_per_s')} per CPU second")
     if machine["busy"]:
         typer.echo(
             f"the machine is busy (load {machine['load']}, {machine['cores']} cores): "

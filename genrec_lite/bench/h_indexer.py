@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_lite.bench.mol_top_k import extended
-from genrec_lite.bench.timing import Benchmark, Comparison
+from genrec_lite.bench.timing import Benchmark, Comparison, peak_bytes
 from genrec_lite.metrics import recall_at_k
 from genrec_lite.recipes import load_trained
 from genrec_lite.retrieval.brute_force import BruteForce
@@ -29,7 +27,6 @@ __all__ = [
     "compare",
     "compare_large",
     "extended_index",
-    "peak_bytes",
     "staged_queries",
 ]
 
@@ -87,12 +84,6 @@ def staged_queries(model: NextItemModel, batch: int) -> StagedQueries:
     """The histories of the first `batch` users who are tested."""
     history = load_trained(MODEL)[1].test.history[:batch]
     return StagedQueries(model.coarse_queries(history), model.queries(history))
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kB
 
 
 def _first_stage(index: HIndexer, coarse: Tensor) -> list[Tensor]:

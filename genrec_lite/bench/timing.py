@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from genrec_lite.notebook.record import describe_machine
 
-__all__ = ["Benchmark", "Comparison", "measure", "record_values"]
+__all__ = ["Benchmark", "Comparison", "measure", "peak_bytes", "record_values"]
 
 # The load average counts what waits for a moment, too: half a core is no neighbour.
 LOAD_TOLERANCE = 0.5
@@ -28,11 +30,13 @@ class Comparison:
         ours: what is timed.
         peers: the same for others' ways by name; the first is what `ratio` compares with.
         setting: sizes, data, and how equal the results were found to be.
+        work: how much of what one call of ours does, for rates: {"events": 13_087}.
     """
 
     ours: Callable[[], object]
     peers: Mapping[str, Callable[[], object]]
     setting: Mapping[str, Any]
+    work: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,12 @@ def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
         }
         for name in ways
     }
+    rates = {f"{unit}_per_s": amount / median["ours"] for unit, amount in comparison.work.items()}
     return {
         "bench": benchmark.name,
         "ratio": median[next(iter(comparison.peers))] / median["ours"],
         "unit": "cpu_s",
-        "ours": costs["ours"],
+        "ours": costs["ours"] | rates,
         "peers": {name: costs[name] for name in comparison.peers},
         "setting": dict(comparison.setting),
         "machine": machine,
@@ -107,6 +112,12 @@ def record_values(measured: Mapping[str, Any]) -> dict[str, Any]:
         **measured["setting"],
         **{key: machine[key] for key in ("threads", "load", "busy")},
     }
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kB
 
 
 def _describe_machine() -> dict[str, Any]:

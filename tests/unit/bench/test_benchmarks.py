@@ -94,6 +94,7 @@ def test_hstus_steps_agree_with_times_and_with_made_ones(sequences, config):
         )
         assert ("times made" in comparison.setting["data"]) == (log is sequences)
         assert 0 < comparison.setting["gradient_difference"] <= 1e-5
+        assert comparison.work["events"] == comparison.setting["events"] > 0
         for step in (comparison.ours, *comparison.peers.values()):
             step()
 
@@ -163,6 +164,7 @@ def counted() -> tuple[Benchmark, list[str]]:
         lambda: calls.append("ours"),
         {"peer": lambda: [calls.append("peer"), sum(range(200_000))], "other": lambda: None},
         {"users": 3},
+        work={"events": 6},
     )
     return Benchmark("toy", "a toy", lambda: comparison, repeats=2), calls
 
@@ -174,6 +176,7 @@ def test_the_ways_take_turns_and_one_json_object_tells_what_they_cost():
     assert list(found) == ["bench", "ratio", "unit", "ours", "peers", "setting", "machine"]
     assert (found["bench"], found["unit"], found["setting"]) == ("toy", "cpu_s", {"users": 3})
     assert found["ratio"] == found["peers"]["peer"]["cpu_s"] / found["ours"]["cpu_s"]
+    assert found["ours"].pop("events_per_s") == 6 / found["ours"]["cpu_s"]
     for cost in (found["ours"], *found["peers"].values()):
         assert set(cost) == {"cpu_s", "wall_s", "cpu_s_all"} and len(cost["cpu_s_all"]) == 3
     assert {"cpu", "cores", "torch", "threads", "load", "busy"} <= set(found["machine"])
