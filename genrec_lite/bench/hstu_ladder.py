@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from genrec_lite.datasets import Sequences, load
+from genrec_lite.datasets import Sequences
 from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.notebook.record import write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
 from genrec_lite.recipes.folders import half_interval, write_whole
-from genrec_lite.recipes.recipe import RECIPES, Recipe
+from genrec_lite.recipes.recipe import RECIPES, Recipe, sequences_of
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 
@@ -39,6 +39,9 @@ RUNGS = (
     "+ time bias",
     "- position bias",
 )
+
+# Data sets with times that have a recipe of HSTU.
+LOGS = ("movielens-small", "ml-100k", "online-retail")
 
 
 class UngatedBlock(HSTUBlock):
@@ -88,6 +91,7 @@ def climb(
     recipe: Recipe,
     seeds: int,
     *,
+    rungs: Sequence[str] = RUNGS,
     finished: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -97,6 +101,7 @@ def climb(
         sequences: all users' items, with times.
         recipe: everything but the encoder's kind.
         seeds: how many, 2 to 10.
+        rungs: which to climb, of `RUNGS`.
         finished: file that keeps each finished training's numbers; what it holds of this recipe is
             not trained again.
         progress: show a bar over the trainings.
@@ -110,11 +115,11 @@ def climb(
     if finished is not None and finished.exists():
         done = json.loads(finished.read_text())
     below: list[float] = []
-    rungs = tqdm(RUNGS, disable=not progress, unit="rung")
-    for rung in rungs:
+    bar = tqdm(rungs, disable=not progress, unit="rung")
+    for rung in bar:
         runs = []
         for seed in range(seeds):
-            rungs.set_postfix_str(f"{rung}, seed {seed}")
+            bar.set_postfix_str(f"{rung}, seed {seed}")
             key = json.dumps({"rung": rung, "seed": seed, "recipe": asdict(recipe)})
             if key not in done:
                 done[key] = _measured(rung, recipe, sequences, seed)
@@ -151,17 +156,21 @@ def _measured(rung: str, recipe: Recipe, sequences: Sequences, seed: int) -> dic
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", default="movielens-small", help="a data set with times")
+    parser.add_argument("--data", default="movielens-small", choices=LOGS)
+    parser.add_argument("--first", default=RUNGS[0], choices=RUNGS, help="the lowest rung")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
     parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    recipe = replace(RECIPES["movielens-small-hstu"], data=given.data)
-    values = climb(load(given.data).sequences(), recipe, given.seeds, finished=given.out)
+    recipe = RECIPES[f"{given.data}-hstu"]
+    rungs = RUNGS[RUNGS.index(given.first) :]
+    sequences = sequences_of(recipe)
+    values = climb(sequences, recipe, given.seeds, rungs=rungs, finished=given.out)
     values |= {"data": given.data}
     if given.record:
         command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"
+        command += f" --first {given.first!r}" * (given.first != RUNGS[0])
         command += f" --seeds {given.seeds} --record {given.record}"
         print(write_record(given.record, values, seed=0, command=command))
 

@@ -14,10 +14,16 @@ import safetensors
 import safetensors.torch
 
 from genrec_lite.checkpoint import replaced_whole
-from genrec_lite.datasets import load
 from genrec_lite.datasets.splits import leave_last_out
 from genrec_lite.recipes.course import baselines_of, gate_of, metrics_of, ranks_of, thirds_of, train
-from genrec_lite.recipes.recipe import PROTOCOLS, RECIPES, Recipe, build_model, read_recipe
+from genrec_lite.recipes.recipe import (
+    PROTOCOLS,
+    RECIPES,
+    Recipe,
+    build_model,
+    read_recipe,
+    sequences_of,
+)
 
 __all__ = [
     "evaluate_run",
@@ -61,7 +67,7 @@ def run_recipe(
     config_file = folder / "config.json"
     if config_file.exists() and read_config(folder) != (name, seed, recipe):
         raise ValueError(f"{config_file} holds another run: choose another folder, or remove it")
-    sequences = load(recipe.data).sequences()
+    sequences = sequences_of(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"recipe": name, "seed": seed, **asdict(recipe)}
     write_whole(config_file, json.dumps(config, indent=2) + "\n")
@@ -101,7 +107,7 @@ def evaluate_run(folder: Path) -> dict[str, float]:
             f"{folder} holds an unfinished run (no {weights.name}); go on with "
             f"`genrec-lite train --recipe {name} --seed {seed} --out {folder}`"
         )
-    sequences = load(recipe.data).sequences()
+    sequences = sequences_of(recipe)
     split = leave_last_out(sequences, validation=recipe.protocol == "validated")
     model = build_model(recipe, sequences.num_items, seed)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from genrec_lite.datasets import Sequences, load
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.relative_bias import BIASES, Bias
 from genrec_lite.encoders.sasrec import SASRec
@@ -13,7 +14,15 @@ from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.similarity.mixture_of_logits import MixtureOfLogits
 from genrec_lite.similarity.projected_dot_product import ProjectedDotProduct
 
-__all__ = ["PROTOCOLS", "RECIPES", "Mixture", "Recipe", "build_model", "read_recipe"]
+__all__ = [
+    "PROTOCOLS",
+    "RECIPES",
+    "Mixture",
+    "Recipe",
+    "build_model",
+    "read_recipe",
+    "sequences_of",
+]
 
 PROTOCOLS = {
     "validated": "leave-last-out: each user's last item is the test, the one before it chooses the "
@@ -47,6 +56,8 @@ class Recipe:
 
     Args:
         data: name in `genrec_lite.datasets`.
+        repeats: False for each item only the first time that a user meets it, see
+            `Sequences.first_meetings`.
         protocol: "validated" holds out a validation item and leaves all seen items out of the
             ranking; "published" is that of the public HSTU code: no validation, the last weights,
             only the last `max_length` seen items left out.
@@ -67,6 +78,7 @@ class Recipe:
     """
 
     data: str
+    repeats: bool = True
     protocol: Literal["validated", "published"] = "validated"
     encoder: Literal["sasrec", "hstu"] = "sasrec"
     dim: int = 50
@@ -100,7 +112,9 @@ class Recipe:
             raise ValueError(f"bias is {self.bias!r}: choose from {', '.join(BIASES)}")
 
 
-_PUBLIC_SASREC = Recipe("ml-1m", "published", num_negatives=128, epochs=101, evaluate_every=10)
+_PUBLIC_SASREC = Recipe(
+    "ml-1m", protocol="published", num_negatives=128, epochs=101, evaluate_every=10
+)
 # The rows "HSTU" and "HSTU-large" of the same table.
 _PUBLIC_HSTU = replace(_PUBLIC_SASREC, encoder="hstu")
 _PUBLIC_LARGE = replace(_PUBLIC_HSTU, num_blocks=8, num_heads=2, head_dim=25)
@@ -134,6 +148,9 @@ _SMALL = Recipe(
     patience=8,
 )
 _SMALL_HSTU = replace(_SMALL, encoder="hstu", num_negatives=128)
+_RETAIL_HSTU = replace(_SMALL_HSTU, data="online-retail", repeats=False, batch_size=64, epochs=20)
+# Short histories without times, a larger corpus.
+_BEAUTY = Recipe("amazon-beauty-ordered", max_length=50, num_negatives=128, epochs=40, patience=5)
 
 RECIPES: dict[str, Recipe] = {
     "movielens-small-sasrec": replace(_SMALL, num_negatives=128),
@@ -166,9 +183,15 @@ RECIPES: dict[str, Recipe] = {
     # HSTU on logs with times, and which bias earns what there.
     **{
         f"{data}-hstu" + f"-{bias}" * (bias != "both"): replace(_SMALL_HSTU, data=data, bias=bias)
-        for data in ("movielens-small", "ml-100k", "online-retail")
+        for data in ("movielens-small", "ml-100k")
         for bias in BIASES
     },
+    **{
+        "online-retail-hstu" + f"-{bias}" * (bias != "both"): replace(_RETAIL_HSTU, bias=bias)
+        for bias in BIASES
+    },
+    "amazon-beauty-ordered-sasrec": _BEAUTY,
+    "amazon-beauty-ordered-hstu": replace(_BEAUTY, encoder="hstu", bias="position"),
     # Two similarities under one short training: equal encoder, batches, positions and epochs.
     "ml-1m-ordered-short-dot": _SHORT,
     "ml-1m-ordered-short-mol": _SHORT_MIXTURE,
@@ -177,6 +200,12 @@ RECIPES: dict[str, Recipe] = {
         mixture=Mixture(4, 2, 32, 32, balance_weight=0.0),
     ),
 }
+
+
+def sequences_of(recipe: Recipe) -> Sequences:
+    """All users' items that a recipe learns from and is tested on."""
+    sequences = load(recipe.data).sequences()
+    return sequences if recipe.repeats else sequences.first_meetings()
 
 
 def build_model(recipe: Recipe, num_items: int, seed: int) -> NextItemModel:

@@ -8,10 +8,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from genrec_lite.datasets import load
 from genrec_lite.datasets.splits import Split, leave_last_out
 from genrec_lite.recipes.folders import read_config, write_whole
-from genrec_lite.recipes.recipe import RECIPES, build_model
+from genrec_lite.recipes.recipe import RECIPES, build_model, sequences_of
 from genrec_lite.retrieval.next_item import NextItemModel
 
 __all__ = ["load_trained", "trained_file", "write_trained"]
@@ -40,7 +39,7 @@ def load_trained(name: str) -> tuple[NextItemModel, Split]:
             f"train it with `genrec-lite train --recipe {name}`"
         )
     recipe = RECIPES[name]
-    sequences = load(recipe.data).sequences()
+    sequences = sequences_of(recipe)
     model = build_model(recipe, sequences.num_items, seed=0)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))

@@ -12,7 +12,8 @@ from genrec_lite import bench, cli
 from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets import Interactions
 from genrec_lite.notebook.record import load_record
-from genrec_lite.recipes import RECIPES, Recipe, folders
+from genrec_lite.recipes import RECIPES, Recipe
+from genrec_lite.recipes import recipe as recipe_module
 
 
 def tiny_log(name: str) -> Interactions:
@@ -24,7 +25,7 @@ def tiny_log(name: str) -> Interactions:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folders, "load", tiny_log)
+    monkeypatch.setattr(recipe_module, "load", tiny_log)
     tiny = Recipe("tiny-log", dim=8, num_blocks=1, max_length=6, epochs=2, batch_size=16)
     monkeypatch.setitem(RECIPES, "tiny", tiny)
     monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")

@@ -31,6 +31,7 @@ from genrec_lite.recipes import (
     summary_of,
     trained,
 )
+from genrec_lite.recipes import recipe as recipe_module
 from genrec_lite.recipes.course import thirds_of
 from genrec_lite.recipes.trained import write_trained
 from genrec_lite.retrieval.baselines import ItemKNN, Popularity
@@ -49,7 +50,7 @@ def tiny_log(name: str) -> Interactions:
 
 @pytest.fixture(autouse=True)
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "load", tiny_log)
+    monkeypatch.setattr(recipe_module, "load", tiny_log)
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     published = replace(TINY, protocol="published", num_negatives=4, evaluate_every=2)
     monkeypatch.setitem(RECIPES, "tiny-published", published)
@@ -204,7 +205,7 @@ def test_data_that_cannot_be_read_leaves_no_folder(tmp_path, monkeypatch):
     def missing(name):
         raise ValueError(f"{name} is not here")
 
-    monkeypatch.setattr(folders, "load", missing)
+    monkeypatch.setattr(recipe_module, "load", missing)
     with pytest.raises(ValueError, match="tiny-log is not here"):
         run_recipe("tiny", tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
@@ -397,7 +398,7 @@ def test_hit_rates_of_the_thirds_add_up_to_the_whole():
 def test_trained_weights_come_back_as_the_model_of_their_recipe(tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "tiny-mixed", MIXED)
     monkeypatch.setattr(trained, "FOLDER", tmp_path)
-    monkeypatch.setattr(trained, "load", tiny_log)
+    monkeypatch.setattr(recipe_module, "load", tiny_log)
     with pytest.raises(ValueError, match="no weights of 'tiny-mixed' come with the repository"):
         load_trained("tiny-mixed")
     run_recipe("tiny-mixed", tmp_path / "run", seed=3, progress=False)
@@ -414,3 +415,16 @@ def test_trained_weights_come_back_as_the_model_of_their_recipe(tmp_path, monkey
     monkeypatch.setitem(RECIPES, "tiny-mixed", replace(MIXED, dim=10))
     with pytest.raises(ValueError, match="tiny_mixed.safetensors does not fit the recipe"):
         load_trained("tiny-mixed")
+
+
+def test_a_recipe_without_repeats_learns_from_each_items_first_time(monkeypatch):
+    events = [(0, item, 10 * at) for at, item in enumerate([4, 2, 4, 7, 2, 9])]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row")
+    monkeypatch.setattr(
+        recipe_module, "load", lambda name: Interactions.from_frame(frame, name=name)
+    )
+    whole = recipe_module.sequences_of(TINY)
+    once = recipe_module.sequences_of(replace(TINY, repeats=False))
+    assert whole.items.values.tolist() == [1, 0, 1, 2, 0, 3]
+    assert once.items.values.tolist() == [1, 0, 2, 3]
+    assert once.timestamps.values.tolist() == [0, 10, 30, 50]

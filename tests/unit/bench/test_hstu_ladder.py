@@ -76,15 +76,24 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
     assert position == 2 * 129 and "SASRec step" not in found
     assert found["+ position bias parameters"] - found["+ gate parameters"] == 2 * 6
 
-    monkeypatch.setattr(hstu_ladder, "load", lambda name: type("Log", (), {"sequences": log}))
-    monkeypatch.setattr(hstu_ladder, "climb", lambda *_, **options: {"seeds": 2})
+    climbed = []
+
+    def climb_none(sequences, recipe, seeds, *, rungs, finished):
+        climbed.append((recipe.data, seeds, rungs, finished))
+        return {"seeds": seeds}
+
+    monkeypatch.setattr(hstu_ladder, "sequences_of", lambda recipe: log())
+    monkeypatch.setattr(hstu_ladder, "climb", climb_none)
     written = {}
     monkeypatch.setattr(
         hstu_ladder, "write_record", lambda name, values, **k: written.update(k, **values) or name
     )
-    hstu_ladder.main(["--data", "toy", "--seeds", "2", "--record", "rungs"])
-    assert written["data"] == "toy" and written["command"].endswith(
-        "--data toy --seeds 2 --record rungs"
+    hstu_ladder.main(
+        ["--data", "ml-100k", "--seeds", "2", "--first", "+ gate", "--record", "rungs"]
+    )
+    assert climbed == [("ml-100k", 2, RUNGS[3:], None)]
+    assert written["data"] == "ml-100k" and written["command"].endswith(
+        "--data ml-100k --first '+ gate' --seeds 2 --record rungs"
     )
     assert json.dumps(written)
 
