@@ -103,6 +103,18 @@ def learned_similarity_top_k(found: Records) -> None:
     assert found["qa_mol"] > found["qa_mol_start"] > 0.4
 
 
+def hstu(found: Records) -> None:
+    # Order alone cannot beat the coin toss on the waiting walk; the clock settles it.
+    assert max(found["walk_sasrec"], found["walk_order"]) < 0.65 and found["walk_time"] > 0.95
+    # One epoch on MovieLens: both find more than chance (0.001) many times over.
+    assert min(found["live_sasrec"], found["live_hstu"]) > 0.01
+    # The gaps are those of the embedded data.
+    assert 0.9 < found["within_hour"] < 0.97 and 0.8 < found["within_minute"] < 0.86
+    assert 2.9 < found["padded_pairs"] < 3.1
+    # At birth the norm's 1e-6 holds the attended values down; after training it does not.
+    assert max(found["untrained_1"], found["untrained_2"]) < 3e-4 < found["trained_2"]
+
+
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "preface": preface,
     "01_interactions": interactions,
@@ -110,4 +122,5 @@ EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "03_mixture_of_logits": mixture_of_logits,
     "04_h_indexer": h_indexer,
     "05_learned_similarity_top_k": learned_similarity_top_k,
+    "06_hstu": hstu,
 }
