@@ -179,7 +179,7 @@ class _FullSoftmax(torch.autograd.Function):
         total, scale = _zero(queries), 1 / (temperature * len(queries))
         learning = any(ctx.needs_input_grad)
         grad_queries, grad_items = torch.empty_like(queries), torch.zeros_like(items)
-        guarded = _may_overflow(queries, items, temperature)
+        guarded = _may_overflow(queries, items, temperature)  # not with unit vectors at .05
         items_t = items.t().contiguous()
         buffer = queries.new_empty(min(CHUNK, len(queries)), len(items))
         for start in range(0, len(queries), CHUNK):
@@ -334,12 +334,14 @@ def _applied(
 def _may_overflow(queries: Tensor, items: Tensor, temperature: float) -> bool:
     """Whether exp of a logit, or a sum of such, may leave the dtype's range.
 
-    Not where both sides have length 1 and the temperature is .05: no logit is above 20. Half of
-    the range is left for the sum, and for logits as far below 0.
+    It may not in float32 where both sides have length 1 and the temperature is .05: no logit is
+    above 20. Half of the range is for logits as far below 0. A loss that is next to nothing is
+    then right to 1e-6, not to its own last digit.
     """
     longest = [torch.linalg.vector_norm(x, dim=1).max().item() for x in (queries, items)]
     largest_logit = longest[0] * longest[1] / temperature
-    return not largest_logit <= math.log(torch.finfo(queries.dtype).max) / 2
+    of_sum = math.log(torch.finfo(queries.dtype).max) - math.log(len(items))
+    return not largest_logit <= of_sum / 2
 
 
 def _zero(queries: Tensor) -> Tensor:

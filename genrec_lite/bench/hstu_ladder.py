@@ -20,7 +20,7 @@ from genrec_lite.datasets import Sequences
 from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.notebook.record import write_record
+from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
 from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.recipes.recipe import RECIPES, Recipe, sequences_of
@@ -40,7 +40,7 @@ RUNGS = (
     "- position bias",
 )
 
-# Data sets with times that have a recipe of HSTU.
+# Data sets with times, and small enough for a dozen trainings.
 LOGS = ("movielens-small", "ml-100k", "online-retail")
 
 
@@ -91,7 +91,7 @@ def climb(
     recipe: Recipe,
     seeds: int,
     *,
-    rungs: Sequence[str] = RUNGS,
+    first: str = RUNGS[0],
     finished: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -99,34 +99,50 @@ def climb(
 
     Args:
         sequences: all users' items, with times.
-        recipe: everything but the encoder's kind.
+        recipe: everything but the encoder's kind; a dot product.
         seeds: how many, 2 to 10.
-        rungs: which to climb, of `RUNGS`.
-        finished: file that keeps each finished training's numbers; what it holds of this recipe is
-            not trained again.
+        first: the lowest rung to climb, of `RUNGS`.
+        finished: file that keeps each finished training's numbers; what it holds of this recipe
+            and this commit is not trained again. For one process at a time.
         progress: show a bar over the trainings.
     Returns:
         for each rung "RUNG hr@10", ..., means over the seeds, with "... by seed" and
         "... interval" (95%, Student's t); "RUNG step" over the rung below in HR@10, same seeds,
-        with "... interval"; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs".
+        with "... interval"; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs". The lowest
+        rung has no step.
+    Raises:
+        ValueError: if the number of seeds is not 2 to 10, there is no such rung, or the recipe
+            has another similarity.
     """
+    if not 2 <= seeds <= 10:
+        raise ValueError(f"{seeds} seeds: an interval is given for 2 to 10")
+    if first not in RUNGS:
+        raise ValueError(f"no rung is called {first!r}: choose from {', '.join(RUNGS)}")
+    if recipe.mixture is not None or recipe.coarse_dim is not None:
+        raise ValueError("the ladder compares encoders under a dot product: leave out the mixture")
     found: dict[str, Any] = {"seeds": seeds}
     done: dict[str, dict[str, float]] = {}
     if finished is not None and finished.exists():
         done = json.loads(finished.read_text())
+    if finished is not None:
+        write_whole(finished, json.dumps(done, indent=1))  # if it cannot be written, say so now
     below: list[float] = []
-    bar = tqdm(rungs, disable=not progress, unit="rung")
-    for rung in bar:
+    rungs, commit = RUNGS[RUNGS.index(first) :], current_commit()
+    bar = tqdm(total=len(rungs) * seeds, disable=not progress, unit="training")
+    for rung in rungs:
         runs = []
         for seed in range(seeds):
             bar.set_postfix_str(f"{rung}, seed {seed}")
-            key = json.dumps({"rung": rung, "seed": seed, "recipe": asdict(recipe)})
+            asked = {"rung": rung, "seed": seed, "commit": commit, "recipe": asdict(recipe)}
+            key = json.dumps(asked, sort_keys=True)
             if key not in done:
                 done[key] = _measured(rung, recipe, sequences, seed)
                 if finished is not None:
                     write_whole(finished, json.dumps(done, indent=1))
             runs.append(done[key])
-        for metric in runs[0]:
+            bar.update()
+        found[f"{rung} parameters"] = runs[0]["parameters"]
+        for metric in runs[0].keys() - {"parameters"}:
             values = [one[metric] for one in runs]
             found[f"{rung} {metric}"] = sum(values) / seeds
         hits = [one["hr@10"] for one in runs]
@@ -137,13 +153,19 @@ def climb(
             found[f"{rung} step"] = sum(steps) / seeds
             found[f"{rung} step interval"] = half_interval(steps)
         below = hits
+    bar.close()
     return found
 
 
 def _measured(rung: str, recipe: Recipe, sequences: Sequences, seed: int) -> dict[str, float]:
     """Test metrics of one training, and its cost."""
     encoder = encoder_of(rung, recipe, sequences.num_items, seed)
-    model = NextItemModel(encoder, DotProduct(), num_negatives=recipe.num_negatives)
+    model = NextItemModel(
+        encoder,
+        DotProduct(recipe.temperature),
+        num_negatives=recipe.num_negatives,
+        num_positions=recipe.num_positions,
+    )
     model, split, run = train(recipe, sequences, seed=seed, model=model, progress=False)
     return {
         **metrics_of(ranks_of(recipe, model, split.test)),
@@ -158,16 +180,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="movielens-small", choices=LOGS)
     parser.add_argument("--first", default=RUNGS[0], choices=RUNGS, help="the lowest rung")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
     parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
     parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     recipe = RECIPES[f"{given.data}-hstu"]
-    rungs = RUNGS[RUNGS.index(given.first) :]
     sequences = sequences_of(recipe)
-    values = climb(sequences, recipe, given.seeds, rungs=rungs, finished=given.out)
+    values = climb(sequences, recipe, given.seeds, first=given.first, finished=given.out)
     values |= {"data": given.data}
+    print(json.dumps(values, indent=1))
     if given.record:
         command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"
         command += f" --first {given.first!r}" * (given.first != RUNGS[0])

@@ -38,6 +38,9 @@ def compare(
 ) -> Comparison:
     """The steps with sampled negatives; ours with the full softmax is a further peer.
 
+    "peak_bytes" in the setting is that of the process after our first step: libraries and data,
+    too, but nothing of the textbook's.
+
     Args:
         sequences: all users' items; where they have no times, times are made.
         data: what they are, for the output.

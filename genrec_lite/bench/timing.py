@@ -61,7 +61,8 @@ def measure(benchmark: Benchmark, repeats: int | None = None) -> dict[str, Any]:
 
     One thread does the work, so that CPU seconds hold no waiting of one thread for another, and
     the ways take turns, so that a neighbour's work slows all of them. Each is called once before
-    the clock runs: a first call makes buffers and an optimizer's state.
+    the clock runs: a first call makes buffers and an optimizer's state. Rates of ours, such as
+    "events_per_s", are per CPU second.
 
     Args:
         benchmark: prepared here.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
@@ -39,28 +38,6 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.items)
-
-    def first_meetings(self) -> Sequences:
-        """The same without repeats: of each item in a user's row, the first time only.
-
-        Where people buy the same thing again, a ranking that leaves out all seen items would
-        otherwise hand them a repeated target for nothing: its rivals among the seen are gone.
-        """
-        pairs = self.items.row_ids() * self.num_items + self.items.values
-        ordered, order = pairs.sort(stable=True)
-        first = torch.ones(len(pairs), dtype=torch.bool)
-        first[order[1:]] = ordered[1:] != ordered[:-1]
-        lengths = self.items.row_ids()[first].bincount(minlength=len(self))
-
-        def kept(column: JaggedTensor | None) -> JaggedTensor | None:
-            if column is None:
-                return None
-            return JaggedTensor.from_lengths(column.values[first], lengths)
-
-        items = JaggedTensor.from_lengths(self.items.values[first], lengths)
-        return replace(
-            self, items=items, timestamps=kept(self.timestamps), ratings=kept(self.ratings)
-        )
 
 
 @dataclass(frozen=True)

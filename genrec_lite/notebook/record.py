@@ -16,6 +16,7 @@ from typing import Any
 __all__ = [
     "RESULTS",
     "RecordError",
+    "current_commit",
     "describe_machine",
     "load_record",
     "read_records",
@@ -106,7 +107,7 @@ def write_record(
         "values": dict(values),
         "seed": seed,
         "command": command,
-        "commit": _commit(),
+        "commit": current_commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": describe_machine(),
     }
@@ -170,7 +171,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def current_commit() -> str:
     """The commit that the package's files are at, with "+changes" if they differ from it.
 
     A module that is not yet in the repository is a difference too.

@@ -65,8 +65,8 @@ def run_recipe(
         raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     config_file = folder / "config.json"
-    if config_file.exists() and read_config(folder) != (name, seed, recipe):
-        raise ValueError(f"{config_file} holds another run: choose another folder, or remove it")
+    if config_file.exists():
+        _require_the_same(config_file, (name, seed, recipe))
     sequences = sequences_of(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"recipe": name, "seed": seed, **asdict(recipe)}
@@ -187,6 +187,20 @@ def read_config(folder: Path) -> tuple[str, int, Recipe]:
             f"{folder / 'config.json'} describes no run of this version ({error}): remove it, or "
             "train into another folder"
         ) from error
+
+
+def _require_the_same(config_file: Path, asked: tuple[str, int, Recipe]) -> None:
+    """Raises a ValueError that names what differs between a folder's run and the one asked for."""
+    found = read_config(config_file.parent)
+    before, now = (
+        {"recipe": name, "seed": seed, **asdict(recipe)} for name, seed, recipe in (found, asked)
+    )
+    other = [f"{key} {before[key]!r}, not {now[key]!r}" for key in now if before[key] != now[key]]
+    if other:
+        raise ValueError(
+            f"{config_file} holds another run ({'; '.join(other)}): choose another folder, or "
+            "remove it"
+        )
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from genrec_lite.datasets import Sequences, load
@@ -56,8 +56,8 @@ class Recipe:
 
     Args:
         data: name in `genrec_lite.datasets`.
-        repeats: False for each item only the first time that a user meets it, see
-            `Sequences.first_meetings`.
+        repeats: False for the first time only that a user meets an item: where people buy the same
+            again, a ranking without the seen items would hand them a repeated target for nothing.
         protocol: "validated" holds out a validation item and leaves all seen items out of the
             ranking; "published" is that of the public HSTU code: no validation, the last weights,
             only the last `max_length` seen items left out.
@@ -78,7 +78,7 @@ class Recipe:
     """
 
     data: str
-    repeats: bool = True
+    repeats: bool = field(default=True, kw_only=True)
     protocol: Literal["validated", "published"] = "validated"
     encoder: Literal["sasrec", "hstu"] = "sasrec"
     dim: int = 50
@@ -204,8 +204,8 @@ RECIPES: dict[str, Recipe] = {
 
 def sequences_of(recipe: Recipe) -> Sequences:
     """All users' items that a recipe learns from and is tested on."""
-    sequences = load(recipe.data).sequences()
-    return sequences if recipe.repeats else sequences.first_meetings()
+    log = load(recipe.data)
+    return (log if recipe.repeats else log.without_repeats()).sequences()
 
 
 def build_model(recipe: Recipe, num_items: int, seed: int) -> NextItemModel:

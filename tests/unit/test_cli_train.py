@@ -29,7 +29,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Recipe("tiny-log", dim=8, num_blocks=1, max_length=6, epochs=2, batch_size=16)
     monkeypatch.setitem(RECIPES, "tiny", tiny)
     monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
-    comparison = Comparison(lambda: sum(range(9_999)), {"peer": lambda: None}, {"users": 3})
+    comparison = Comparison(
+        lambda: sum(range(9_999)), {"peer": lambda: None}, {"users": 3}, work={"events": 6}
+    )
     toy = Benchmark("toy", "a toy", lambda: comparison, repeats=1)
     monkeypatch.setitem(bench.BENCHMARKS, "toy", toy)
 
@@ -133,7 +135,8 @@ def test_bench_for_people_is_a_table_that_says_when_the_machine_is_busy(monkeypa
     lines = run("bench", "toy").stdout.splitlines()
     assert lines[0].split() == ["users", "3"]
     assert lines[2].startswith("ours ") and lines[3].startswith("peer ")
-    assert "busy (load 99.0" in lines[4]
+    assert lines[4].startswith("ours: ") and lines[4].endswith(" events per CPU second")
+    assert "busy (load 99.0" in lines[5]
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     assert "busy" not in run("bench", "toy").stdout
 

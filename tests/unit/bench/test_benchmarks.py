@@ -95,6 +95,8 @@ def test_hstus_steps_agree_with_times_and_with_made_ones(sequences, config):
         assert ("times made" in comparison.setting["data"]) == (log is sequences)
         assert 0 < comparison.setting["gradient_difference"] <= 1e-5
         assert comparison.work["events"] == comparison.setting["events"] > 0
+        assert comparison.work["flop"] > 2 * 3 * comparison.work["events"] * 50 * 7
+        assert comparison.setting["peak_bytes"] > 2**26
         for step in (comparison.ours, *comparison.peers.values()):
             step()
 

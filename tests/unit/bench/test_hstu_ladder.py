@@ -14,7 +14,7 @@ from genrec_lite.datasets import Interactions
 from genrec_lite.encoders.hstu import HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.recipes import RECIPES
+from genrec_lite.recipes import RECIPES, Mixture
 
 TINY = replace(
     RECIPES["movielens-small-hstu"], dim=8, head_dim=4, num_blocks=2, max_length=6, epochs=2,
@@ -78,8 +78,8 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
 
     climbed = []
 
-    def climb_none(sequences, recipe, seeds, *, rungs, finished):
-        climbed.append((recipe.data, seeds, rungs, finished))
+    def climb_none(sequences, recipe, seeds, *, first, finished):
+        climbed.append((recipe.data, seeds, first, finished))
         return {"seeds": seeds}
 
     monkeypatch.setattr(hstu_ladder, "sequences_of", lambda recipe: log())
@@ -90,25 +90,56 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
     )
     hstu_ladder.main(
         ["--data", "ml-100k", "--seeds", "2", "--first", "+ gate", "--record", "rungs"]
+        + ["--out", str(tmp_path / "done.json")]
     )
-    assert climbed == [("ml-100k", 2, RUNGS[3:], None)]
+    assert climbed == [("ml-100k", 2, "+ gate", tmp_path / "done.json")]
+    assert '"seeds": 2' in capsys.readouterr().out
     assert written["data"] == "ml-100k" and written["command"].endswith(
         "--data ml-100k --first '+ gate' --seeds 2 --record rungs"
     )
     assert json.dumps(written)
 
 
-def test_what_is_finished_is_not_trained_again_unless_the_recipe_differs(tmp_path, monkeypatch):
-    finished = tmp_path / "rungs.json"
-    first = climb(log(), TINY, 2, finished=finished, progress=False)
-    assert len(json.loads(finished.read_text())) == 2 * len(RUNGS)
-    trained = []
+def test_an_interrupted_climb_goes_on_where_it_was(tmp_path, monkeypatch):
+    finished, trained = tmp_path / "rungs.json", []
 
     def measured(rung, recipe, sequences, seed):
         trained.append((rung, seed))
-        return {"hr@10": 0.5 + 0.1 * seed}
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        return {"hr@10": 0.5 + 0.1 * seed + 0.01 * RUNGS.index(rung), "parameters": 7}
 
     monkeypatch.setattr(hstu_ladder, "_measured", measured)
-    assert climb(log(), TINY, 2, finished=finished, progress=False) == first and not trained
-    climb(log(), replace(TINY, epochs=1), 2, finished=finished, progress=False)
-    assert len(trained) == 2 * len(RUNGS)
+    settings = dict(first="+ gate", finished=finished, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        climb(log(), TINY, 2, **settings)
+    assert len(json.loads(finished.read_text())) == 3
+    found = climb(log(), TINY, 2, **settings)
+    wanted = [(rung, seed) for rung in RUNGS[3:] for seed in (0, 1)]
+    assert trained == wanted[:4] + wanted[3:]
+    assert found["+ gate hr@10 by seed"] == [0.53, 0.63] and "+ gate step" not in found
+    assert found["+ position bias step"] == pytest.approx(0.01)
+    assert found["+ gate parameters"] == 7
+    # More seeds train the missing ones only; another recipe or commit trains all.
+    del trained[4:]
+    climb(log(), TINY, 3, **settings)
+    assert trained[4:] == [(rung, 2) for rung in RUNGS[3:]]
+    climb(log(), replace(TINY, epochs=1), 2, **settings)
+    monkeypatch.setattr(hstu_ladder, "current_commit", lambda: "another")
+    climb(log(), TINY, 2, **settings)
+    assert len(trained) == 4 + 4 + 8 + 8
+
+
+def test_what_cannot_be_climbed_is_refused_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(hstu_ladder, "_measured", lambda *_: pytest.fail("trained"))
+    for seeds in (1, 11):
+        with pytest.raises(ValueError, match=f"{seeds} seeds: an interval is given for 2 to 10"):
+            climb(log(), TINY, seeds)
+    with pytest.raises(ValueError, match="no rung is called 'roof'"):
+        climb(log(), TINY, 2, first="roof")
+    with pytest.raises(ValueError, match="under a dot product: leave out the mixture"):
+        climb(log(), replace(TINY, mixture=Mixture()), 2)
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    with pytest.raises(OSError):
+        climb(log(), TINY, 2, finished=blocked / "rungs.json")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import polars as pl
 import pytest
 import torch
@@ -112,19 +110,3 @@ def test_items_times_and_ratings_stay_together(lengths: list[int]) -> None:
     assert split.test.times is not None
     history = split.test.times.drop_last(1)
     assert torch.equal(history.values, split.test.history.values + 100)
-
-
-@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=5))
-def test_first_meetings_keep_each_item_of_a_row_once_in_order(rows: list[list[int]]) -> None:
-    whole = made([len(row) for row in rows])
-    values = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
-    whole = replace(whole, items=whole.items.with_values(values))
-    found = whole.first_meetings()
-    expected = [list(dict.fromkeys(row)) for row in rows]
-    assert [row.tolist() for row in found.items] == expected
-    assert found.timestamps is not None and whole.timestamps is not None
-    for items, times, row, at in zip(
-        found.items, found.timestamps, whole.items, whole.timestamps, strict=True
-    ):
-        assert times.tolist() == [at[row.tolist().index(item)].item() for item in items.tolist()]
-    assert found.user_ids.equals(whole.user_ids)
