@@ -107,12 +107,15 @@ def hstu(found: Records) -> None:
     # Order alone cannot beat the coin toss on the waiting walk; the clock settles it.
     assert max(found["walk_sasrec"], found["walk_order"]) < 0.65 and found["walk_time"] > 0.95
     # One epoch on MovieLens: both find more than chance (0.001) many times over.
-    assert min(found["live_sasrec"], found["live_hstu"]) > 0.01
+    assert min(found["live_sasrec"], found["live_hstu"]) > 0.008
     # The gaps are those of the embedded data.
     assert 0.9 < found["within_hour"] < 0.97 and 0.8 < found["within_minute"] < 0.86
     assert 2.9 < found["padded_pairs"] < 3.1
     # At birth the norm's 1e-6 holds the attended values down; after training it does not.
     assert max(found["untrained_1"], found["untrained_2"]) < 3e-4 < found["trained_2"]
+    # The records: HSTU beats SASRec on ML-1M and stays below the published run with times.
+    assert found["sasrec_hr"] + 0.005 < found["hstu_hr"] < found["hstu_large_hr"] < 0.329
+    assert found["ratio"] > 5 and found["ratio_large"] > 3
 
 
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
