@@ -96,15 +96,25 @@ class HSTUBlock(nn.Module):
         return x.with_values(x.values + out)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: JaggedTensor, buckets: JaggedTensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: JaggedTensor,
+        buckets: JaggedTensor | None,
     ) -> Tensor:
         """(T, h d_v) what each event finds among those up to itself."""
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         found = hstu_attention(
-            q, k, v, rows.offsets,
-            position_weights=self.bias.position_weights, time_weights=self.bias.time_weights,
-            buckets=buckets, activation=self.activation,
-        ).flatten(1)  # fmt: skip
+            q,
+            k,
+            v,
+            rows.offsets,
+            position_weights=self.bias.position_weights,
+            time_weights=self.bias.time_weights,
+            buckets=buckets,
+            activation=self.activation,
+        ).flatten(1)
         if self.activation == "softmax":
             return found
         if self.divide_by == "padded":
