@@ -105,7 +105,7 @@ def learned_similarity_top_k(found: Records) -> None:
 
 def hstu(found: Records) -> None:
     # Order alone cannot beat the coin toss on the waiting walk; the clock settles it.
-    assert max(found["walk_sasrec"], found["walk_order"]) < 0.65 and found["walk_time"] > 0.95
+    assert max(found["walk_sasrec"], found["walk_order"]) < 0.65 and found["walk_time"] > 0.85
     # One epoch on MovieLens: both find more than chance (0.001) many times over.
     assert min(found["live_sasrec"], found["live_hstu"]) > 0.008
     # The gaps are those of the embedded data.
