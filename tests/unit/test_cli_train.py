@@ -4,30 +4,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pytest
+from tiny_recipes import TINY, tiny_log
 from typer.testing import CliRunner, Result
 
 from genrec_lite import bench, cli
 from genrec_lite.bench.timing import Benchmark, Comparison
-from genrec_lite.datasets import Interactions
 from genrec_lite.notebook.record import load_record
-from genrec_lite.recipes import RECIPES, Recipe
+from genrec_lite.recipes import RECIPES
 from genrec_lite.recipes import recipe as recipe_module
-
-
-def tiny_log(name: str) -> Interactions:
-    events = [(u, (7 * u + step) % 30) for u in range(40) for step in range(4 + u % 9)]
-    frame = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row")
-    return Interactions.from_frame(frame, name=name)
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recipe_module, "load", tiny_log)
-    tiny = Recipe("tiny-log", dim=8, num_blocks=1, max_length=6, epochs=2, batch_size=16)
-    monkeypatch.setitem(RECIPES, "tiny", tiny)
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, epochs=2))
     monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
     comparison = Comparison(
         lambda: sum(range(9_999)), {"peer": lambda: None}, {"users": 3}, work={"events": 6}
