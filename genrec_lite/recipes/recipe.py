@@ -176,6 +176,9 @@ RECIPES: dict[str, Recipe] = {
     "ml-1m-hstu-large-validated": replace(_PUBLIC_LARGE, protocol="validated", patience=30),
     # Without timestamps only the position bias is left.
     "ml-1m-ordered-hstu": replace(_PUBLIC_HSTU, data="ml-1m-ordered", bias="position"),
+    "ml-1m-ordered-hstu-validated": replace(
+        _PUBLIC_HSTU, data="ml-1m-ordered", bias="position", protocol="validated", patience=30
+    ),
     "ml-1m-ordered-hstu-full": replace(
         _PUBLIC_HSTU, data="ml-1m-ordered", bias="position", num_negatives=None
     ),
