@@ -15,7 +15,7 @@ from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets import Sequences
 from genrec_lite.datasets.batches import NextItemBatches
 from genrec_lite.jagged import length_buckets
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, hstu_attention, time_buckets
+from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, PairTimes, hstu_attention
 
 __all__ = ["BENCHMARK", "compare"]
 
@@ -39,7 +39,7 @@ def compare(
     train, data = timed_training_part(sequences, data)
     batch = NextItemBatches(train, batch_size=batch_size, max_length=max_length)(0)[0]
     assert batch.times is not None
-    rows, buckets = batch.inputs, time_buckets(batch.times)
+    rows, times = batch.inputs, PairTimes(batch.times)
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
@@ -52,7 +52,7 @@ def compare(
     def ours() -> Tensor:
         return hstu_attention(
             q, k, v, rows.offsets,
-            position_weights=position, time_weights=time, buckets=buckets,
+            position_weights=position, time_weights=time, times=times,
         ).flatten(1)  # fmt: skip
 
     def cut(groups: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -63,7 +63,7 @@ def compare(
             padded = torch.zeros(len(group), longest, longest, dtype=torch.int64)
             for place, row in enumerate(group.tolist()):
                 n = int(rows.lengths[row])
-                padded[place, :n, :n] = buckets[row].view(n, n)
+                padded[place, :n, :n] = times.buckets[row].view(n, n)
             found.append((padded, torch.arange(longest) < rows.lengths[group][:, None]))
         return found
 

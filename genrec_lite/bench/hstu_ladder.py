@@ -20,6 +20,7 @@ from genrec_lite.datasets import Sequences
 from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.kernels.hstu_attention import PairTimes
 from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
 from genrec_lite.recipes.folders import half_interval, write_whole
@@ -47,11 +48,11 @@ LOGS = ("movielens-small", "ml-100k", "online-retail")
 class UngatedBlock(HSTUBlock):
     """An `HSTUBlock` that does not multiply what it found by u."""
 
-    def forward(self, x: JaggedTensor, buckets: JaggedTensor | None) -> JaggedTensor:
+    def forward(self, x: JaggedTensor, times: PairTimes | None) -> JaggedTensor:
         """As `HSTUBlock.forward`, with u left out."""
         normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
         _, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)
-        attended = self.attend(q, k, v, x, buckets)
+        attended = self.attend(q, k, v, x, times)
         found = F.layer_norm(attended, attended.shape[-1:], eps=EPS)
         out = self.contract(F.dropout(found, self.dropout, self.training))
         return x.with_values(x.values + out)

@@ -45,8 +45,9 @@ class _TextbookBlock(nn.Module):
         """(B, L, L) what the two tables add to the scores of times (B, L + 1)."""
         places = torch.arange(times.shape[1] - 1)
         apart = (times[:, 1:, None] - times[:, None, :-1]).clamp(min=1)
-        # In float32 a few of the longest times fall on the other side of a bucket's edge.
-        bucket = (apart.float().log() / 0.301).long().clamp(max=TIME_BUCKETS - 1)
+        # In float32, as in the public code, a few of the longest times fall on the other side of a
+        # bucket's edge, and the results would not be equal. This costs a hundredth of the step.
+        bucket = (apart.double().log() / 0.301).long().clamp(max=TIME_BUCKETS - 1)
         assert self.bias.position_weights is not None and self.bias.time_weights is not None
         distance = (places[:, None] - places).clamp(min=0)
         return self.bias.position_weights[distance] + self.bias.time_weights[bucket]

@@ -19,8 +19,8 @@ from genrec_lite.jagged import JaggedTensor
 from genrec_lite.kernels.hstu_attention import (
     ACTIVATIONS,
     Activation,
+    PairTimes,
     hstu_attention,
-    time_buckets,
 )
 from genrec_lite.training import seeded
 
@@ -81,16 +81,16 @@ class HSTUBlock(nn.Module):
         self.contract = nn.Linear(num_heads * head_dim, dim)
         nn.init.xavier_uniform_(self.contract.weight)
 
-    def forward(self, x: JaggedTensor, buckets: JaggedTensor | None) -> JaggedTensor:
+    def forward(self, x: JaggedTensor, times: PairTimes | None) -> JaggedTensor:
         """(T, d) -> (T, d), each event looking at itself and before it.
 
         Args:
             x: B rows.
-            buckets: of `time_buckets`, if there is a time bias; not looked at without one.
+            times: of the events, if there is a time bias; not looked at without one.
         """
         normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
         u, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)  # (T, h d_v) each
-        attended = self.attend(q, k, v, x, buckets)
+        attended = self.attend(q, k, v, x, times)
         gated = u * F.layer_norm(attended, attended.shape[-1:], eps=EPS)
         out = self.contract(F.dropout(gated, self.dropout, self.training))
         return x.with_values(x.values + out)
@@ -101,24 +101,25 @@ class HSTUBlock(nn.Module):
         k: Tensor,
         v: Tensor,
         rows: JaggedTensor,
-        buckets: JaggedTensor | None,
+        times: PairTimes | None,
     ) -> Tensor:
         """(T, h d_v) what each event finds among those up to itself."""
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        time_weights = self.bias.time_weights
+        divide_by = 1 if self.activation == "softmax" else self.max_length + SPARE
         found = hstu_attention(
             q,
             k,
             v,
             rows.offsets,
             position_weights=self.bias.position_weights,
-            time_weights=self.bias.time_weights,
-            buckets=buckets,
+            time_weights=time_weights,
+            times=None if time_weights is None else times,
             activation=self.activation,
+            divide_by=divide_by if self.divide_by == "padded" else 1,
         ).flatten(1)
-        if self.activation == "softmax":
+        if self.activation == "softmax" or self.divide_by == "padded":
             return found
-        if self.divide_by == "padded":
-            return found / (self.max_length + SPARE)
         return found / rows.lengths.repeat_interleave(rows.lengths)[:, None]
 
 
@@ -182,15 +183,15 @@ class HSTU(nn.Module):
             ValueError: if an index is outside the item table, or times are missing, not one more
                 than the events, or fall within a row.
         """
-        buckets = None
+        of_pairs = None
         if self.needs_times:
-            buckets = time_buckets(recent_times(times, items, self.max_length))
+            of_pairs = PairTimes(recent_times(times, items, self.max_length))
         items = recent_events(items, self.item_embedding.num_embeddings, self.max_length)
         x = self.item_embedding(items.values) * math.sqrt(self.item_embedding.embedding_dim)
         x = x + self.position_embedding(items.positions())
         rows = items.with_values(F.dropout(x, self.dropout, self.training))
         for block in self.blocks:
-            rows = block(rows, buckets)
+            rows = block(rows, of_pairs)
         return rows
 
     def last(self, items: JaggedTensor, times: JaggedTensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.kernels.hstu_attention import (
     TIME_BUCKETS,
+    PairTimes,
     hstu_attention,
     time_buckets,
 )
@@ -45,11 +46,11 @@ def by_loops(q, k, v, lengths, position, time, times, activation) -> Tensor:
     return torch.stack(out) if out else v * 0
 
 
-def made(lengths, heads=2, dtype=torch.float64, seed=0):
+def made(lengths, heads=2, dtype=torch.float64, seed=0, widths=(5, 3)):
     torch.manual_seed(seed)
     total = sum(lengths)
-    q, k = (torch.randn(total, heads, 5, dtype=dtype).requires_grad_() for _ in range(2))
-    v = torch.randn(total, heads, 3, dtype=dtype).requires_grad_()
+    q, k = (torch.randn(total, heads, widths[0], dtype=dtype).requires_grad_() for _ in range(2))
+    v = torch.randn(total, heads, widths[1], dtype=dtype).requires_grad_()
     position = torch.randn(20, dtype=dtype).requires_grad_()
     time = torch.randn(TIME_BUCKETS, dtype=dtype).requires_grad_()
     gaps = [10 ** torch.empty(n + 1).uniform_(0, 7) for n in lengths]
@@ -69,7 +70,7 @@ def test_output_and_all_gradients_are_those_of_loops_over_pairs(activation, bias
             q, k, v, offsets,
             position_weights=position if use_position else None,
             time_weights=time if use_time else None,
-            buckets=time_buckets(times) if use_time else None,
+            times=PairTimes(times) if use_time else None,
             activation=activation,
         )  # fmt: skip
         reference = [t.detach().double().requires_grad_() for t in (q, k, v, position, time)]
@@ -124,7 +125,7 @@ def test_a_sequence_with_nan_spoils_no_other_not_even_its_gradients():
 @pytest.mark.parametrize("size", [1, 100])  # large ones bring scores of 10,000 and more
 def test_no_event_sees_a_later_one(activation, size):
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        q, k, v, offsets, *_ = made([12], heads=1, dtype=torch.float64)
+        q, k, v, offsets, *_ = made([12], heads=1)
         q, k, v = ((size * x.detach()).to(dtype) for x in (q, k, v))
         before = hstu_attention(q, k, v, offsets, activation=activation)
         for t in (1, 5, 11):
@@ -163,7 +164,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
         return found
 
     monkeypatch.setattr(torch.Tensor, "new_empty", watched)
-    biases = dict(position_weights=position, time_weights=time, buckets=time_buckets(times))
+    biases = dict(position_weights=position, time_weights=time, times=PairTimes(times))
     hstu_attention(q, k, v, offsets, **biases)
     assert 2 * (81 + 49) in held  # both heads' scores of both sequences
     held.clear()
@@ -174,13 +175,13 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
 
 def test_the_gradient_can_be_asked_for_twice_and_not_of_what_was_changed_meanwhile():
     q, k, v, offsets, position, time, times = made([5, 3])
-    buckets = time_buckets(times)
-    biases = dict(position_weights=position, time_weights=time, buckets=buckets)
+    pairs = PairTimes(times)
+    biases = dict(position_weights=position, time_weights=time, times=pairs)
     loss = hstu_attention(q, k, v, offsets, **biases).square().sum()
     once = torch.autograd.grad(loss, (q, k, v, position, time), retain_graph=True)
     again = torch.autograd.grad(loss, (q, k, v, position, time), retain_graph=True)
     assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
-    buckets.values.zero_()
+    pairs.buckets.values.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, time)
 
@@ -189,11 +190,11 @@ def test_the_gradient_can_be_asked_for_twice_and_not_of_what_was_changed_meanwhi
 def test_a_gradient_that_is_not_asked_for_changes_no_other(missing):
     every = made([5, 3])
     inputs = [*every[:3], *every[4:6]]
-    offsets, buckets = every[3], time_buckets(every[6])
+    offsets, times = every[3], PairTimes(every[6])
 
     def loss(q, k, v, position, time):
         return hstu_attention(
-            q, k, v, offsets, position_weights=position, time_weights=time, buckets=buckets
+            q, k, v, offsets, position_weights=position, time_weights=time, times=times
         ).square().sum()  # fmt: skip
 
     whole = torch.autograd.grad(loss(*inputs), inputs)
@@ -205,14 +206,14 @@ def test_a_gradient_that_is_not_asked_for_changes_no_other(missing):
 
 def test_bfloat16_comes_as_close_as_its_digits_and_sums_the_tables_in_float32():
     lengths = [40, 60]
-    q, k, v, offsets, _, time, times = made(lengths, dtype=torch.float32)
-    position, buckets = torch.randn(60).requires_grad_(), time_buckets(times)
+    q, k, v, offsets, _, time, times = made(lengths, dtype=torch.float32, widths=(8, 16))
+    position, pairs = torch.randn(60).requires_grad_(), PairTimes(times)
     low = [t.detach().to(torch.bfloat16).requires_grad_() for t in (q, k, v)]
     high = [t.detach().float().requires_grad_() for t in low]
     found = {}
     for name, (a, b, c) in {"low": low, "high": high}.items():
         out = hstu_attention(
-            a, b, c, offsets, position_weights=position, time_weights=time, buckets=buckets
+            a, b, c, offsets, position_weights=position, time_weights=time, times=pairs
         )
         assert out.dtype == a.dtype
         grads = torch.autograd.grad(out.float().square().sum(), (a, b, c, position, time))
@@ -237,12 +238,12 @@ def test_shapes_that_do_not_fit_are_named():
         hstu_attention(q, k, v, offsets, time_weights=time)
     with pytest.raises(ValueError, match=r"position_weights \(3,\) for a sequence of 4 events"):
         hstu_attention(q, k, v, offsets, position_weights=position[:3])
-    buckets = time_buckets(times)
+    pairs = PairTimes(times)
     with pytest.raises(ValueError, match=r"time_weights \(100,\): expected \(129,\)"):
-        hstu_attention(q, k, v, offsets, time_weights=time[:100], buckets=buckets)
-    with pytest.raises(ValueError, match="the time buckets are those of other sequences"):
+        hstu_attention(q, k, v, offsets, time_weights=time[:100], times=pairs)
+    with pytest.raises(ValueError, match="the times are those of other sequences"):
         swapped = torch.tensor([0, 2, 6])
-        hstu_attention(q, k, v, swapped, time_weights=time, buckets=buckets)
+        hstu_attention(q, k, v, swapped, time_weights=time, times=pairs)
     with pytest.raises(ValueError, match="times have dtype torch.float32: give whole seconds"):
         time_buckets(times.with_values(times.values.float()))
     with pytest.raises(ValueError, match="row 1 of the times is empty"):
