@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec_lite.bench import BENCHMARKS, measure, record_values
+from genrec_lite.bench import BENCHMARKS, TABLES, measure, record_values
 from genrec_lite.datasets import Interactions, InteractionsError, load
 from genrec_lite.datasets.catalogue import CATALOGUE, locate
 from genrec_lite.datasets.download import SOURCES, fetch
@@ -178,7 +178,10 @@ def evaluate(
 
 @app.command("bench")
 def bench(
-    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(BENCHMARKS)}.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help=f"One of {', '.join(dict.fromkeys([*BENCHMARKS, *TABLES]))}."),
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the benchmarks.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The last line of output is one JSON object.")
@@ -192,6 +195,10 @@ def bench(
     config: Annotated[
         str | None, typer.Option(help="Of benchmarks with two sizes: small or large.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help=f"Of {' and '.join(TABLES)}, a table of many lengths: cpu or cuda."),
+    ] = None,
 ) -> None:
     """Time our way beside others', in turns, at equal results."""
     if show_list:
@@ -199,6 +206,9 @@ def bench(
             typer.echo(f"{one.name:<16} {one.about}")
         return
     with clean_errors():
+        if device is not None or name in TABLES.keys() - BENCHMARKS.keys():
+            _bench_table(name, device or "cpu", repeats, as_json, record)
+            return
         if config not in (None, "small", "large"):
             raise ValueError(f"config is {config!r}: choose small or large")
         if config is not None and name in BENCHMARKS and f"{name}-large" not in BENCHMARKS:
@@ -234,6 +244,32 @@ def bench(
             f"the machine is busy (load {machine['load']}, {machine['cores']} cores): "
             "repeat it when it is quiet"
         )
+
+
+def _bench_table(
+    name: str | None, device: str, repeats: int | None, as_json: bool, record: bool
+) -> None:
+    """A line for each way of each setting: its seconds, and how many times ours."""
+    if name not in TABLES:
+        raise ValueError(f"{name} runs on a CPU only: leave out --device")
+    found = TABLES[name](device, 5 if repeats is None else repeats)
+    if record:
+        title = f"bench-{name}-{device}"
+        command = f"genrec-lite bench {name} --device {device}"
+        command += f" --repeats {repeats}" * (repeats is not None) + " --record"
+        typer.echo(write_record(title, found, seed=0, command=command, folder=RESULTS))
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for key in (key.removesuffix("seconds") for key in found if key.endswith(" seconds")):
+        line = f"{key:<64}{1e3 * found[key + 'seconds']:>10.2f} ms"
+        line += f"{found[key + 'times ours']:>8.2f} times ours"
+        if key + "predicted" in found:
+            line += f"{found[key + 'predicted']:>8.2f} predicted"
+            line += f"{found[key + 'bytes'] / 2**20:>10.1f} MiB"
+        typer.echo(line)
+    if found["busy"]:
+        typer.echo("the machine was busy: repeat it when it is quiet")
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:

@@ -1,17 +1,22 @@
 """Benchmarks: our way and its peers, asserted equal, then timed in turns in one process."""
 
+from collections.abc import Callable
+from typing import Any
+
 from genrec_lite.bench import (
     full_rank,
     h_indexer,
     hstu_attention,
+    hstu_lengths,
     hstu_step,
+    jagged_attention,
     mol_brute_force,
     mol_top_k,
     sasrec_step,
 )
 from genrec_lite.bench.timing import Benchmark, measure, record_values
 
-__all__ = ["BENCHMARKS", "measure", "record_values"]
+__all__ = ["BENCHMARKS", "TABLES", "measure", "record_values"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     one.name: one
@@ -26,4 +31,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         h_indexer.BENCHMARK,
         h_indexer.BENCHMARK_10M,
     )
+}
+
+# Benchmarks of many settings, on a CPU or a GPU: device, repeats -> a flat record.
+TABLES: dict[str, Callable[[str, int], dict[str, Any]]] = {
+    "jagged-attention": jagged_attention.table,
+    "hstu-attention": hstu_lengths.table,
 }

@@ -1,9 +1,14 @@
-"""One layer's attention of HSTU, forward and backward: sequence by sequence, padded, compiled."""
+"""One layer's attention of HSTU, forward and backward: sequence by sequence, padded, compiled.
+
+genrec-lite bench hstu-attention [--record]                     MovieLens 1M's lengths
+genrec-lite bench hstu-attention --device cpu|cuda [--record]   up to 1,024 events and more
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +19,10 @@ from genrec_lite.bench.textbook import movielens_1m_like
 from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets import Sequences
 from genrec_lite.datasets.batches import NextItemBatches
-from genrec_lite.jagged import length_buckets
+from genrec_lite.jagged import JaggedTensor, length_buckets
 from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, PairTimes, hstu_attention
 
-__all__ = ["BENCHMARK", "compare"]
+__all__ = ["BENCHMARK", "compare", "compare_rows"]
 
 TOLERANCE = 1e-4  # relative, of the output and of each gradient
 
@@ -39,14 +44,37 @@ def compare(
     train, data = timed_training_part(sequences, data)
     batch = NextItemBatches(train, batch_size=batch_size, max_length=max_length)(0)[0]
     assert batch.times is not None
-    rows, times = batch.inputs, PairTimes(batch.times)
+    compiler = shutil.which("c++")
+    setting = {"data": data, "users": len(batch.inputs), "events": len(batch), "dim": dim,
+               "compiler": compiler or "none"}  # fmt: skip
+    compiled = compiler is not None
+    return compare_rows(batch.inputs, PairTimes(batch.times), dim, setting, compiled=compiled)
+
+
+def compare_rows(
+    rows: JaggedTensor,
+    times: PairTimes,
+    dim: int,
+    setting: Mapping[str, Any],
+    *,
+    compiled: bool,
+) -> Comparison:
+    """The same for any rows of events; `compiled` adds a compiled way.
+
+    Args:
+        rows: only their lengths count.
+        times: of the same rows.
+        dim: width of the one head.
+        setting: what is said of it; the difference found is added.
+        compiled: whether there is a compiler to use.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).requires_grad_()
 
-    q, k, v = (drawn(len(batch), 1, dim) for _ in range(3))
-    position, time = drawn(max_length), drawn(TIME_BUCKETS)
+    q, k, v = (drawn(len(rows.values), 1, dim) for _ in range(3))
+    position, time = drawn(rows.max_length), drawn(TIME_BUCKETS)
     inputs = (q, k, v, position, time)
 
     def ours() -> Tensor:
@@ -87,11 +115,10 @@ def compare(
         "length buckets, padded": padded_way(buckets_of_rows, _attend),
         "padded to the longest": padded_way(every, _attend),
     }
-    compiler = shutil.which("c++")
-    if compiler is not None:
-        compiled = torch.compile(_attend, dynamic=True)
-        ways["length buckets, compiled"] = padded_way(buckets_of_rows, compiled)
-    towards = drawn(len(batch), dim).detach()
+    if compiled:
+        faster = torch.compile(_attend, dynamic=True)
+        ways["length buckets, compiled"] = padded_way(buckets_of_rows, faster)
+    towards = drawn(len(rows.values), dim).detach()
     steps = {name: _step(way, inputs, towards) for name, way in {"ours": ours, **ways}.items()}
     expected, difference = steps["ours"](), 0.0
     for name in ways:
@@ -100,9 +127,8 @@ def compare(
             if not apart <= TOLERANCE:
                 raise AssertionError(f"{name} differs by {apart:.2g}, more than {TOLERANCE}")
             difference = max(difference, apart)
-    setting = {"data": data, "users": len(rows), "events": len(batch), "dim": dim,
-               "compiler": compiler or "none", "difference": difference}  # fmt: skip
-    return Comparison(steps["ours"], {name: steps[name] for name in ways}, setting)
+    peers = {name: steps[name] for name in ways}
+    return Comparison(steps["ours"], peers, {**setting, "difference": difference})
 
 
 def _attend(

@@ -27,19 +27,32 @@ CAPABILITIES = (80, 90)
 # Bytes of shared memory a program may have.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 TENSOR_CORE = ("HMMA", "HGMMA", "WGMMA")
-# What the arguments of a kernel are, by the end of their names; other pointers have the type of
-# the values.
+# What the arguments of a kernel are, by their names; other pointers have the type of the values.
 TYPES = {
-    "offsets": "*i64",
-    "tiles": "*i32",
-    "times": "*i64",
-    "edges": "*i32",
-    "targets": "*i32",
-    "lse": "*fp32",
-    "dot": "*fp32",
-    "partial": "*fp32",
-    "weights": "*fp32",
+    "scale": "fp32",
+    "share": "fp32",
+    "n_padded": "i32",
+    "p_offsets": "*i64",
+    "p_q_offsets": "*i64",
+    "p_k_offsets": "*i64",
+    "p_tiles": "*i32",
+    "p_pairs": "*i32",
+    "p_chunks": "*i32",
+    "p_times": "*i32",
+    "p_edges": "*i32",
+    "p_targets": "*i64",
+    "p_lse": "*fp32",
+    "p_dot": "*fp32",
+    "p_query": "*fp32",
+    "p_grad_query": "*fp32",
+    "p_position_weights": "*fp32",
+    "p_time_weights": "*fp32",
+    "p_by_key_partial": "*fp32",
+    "p_position_partial": "*fp32",
+    "p_time_partial": "*fp32",
 }
+# What is compiled of each kernel: type and width of the heads.
+SHAPES = (("bfloat16", 64), ("bfloat16", 128), ("float32", 64), ("float32", 128))
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 
 
@@ -49,7 +62,6 @@ class Resources:
 
     Args:
         kernel, dtype, width, capability: which.
-        variant: choices that were compiled in, as "CAUSAL".
         registers: of a thread, 255 at most.
         spills: instructions that move registers to memory and back for lack of room.
         shared: bytes of shared memory a program.
@@ -61,7 +73,6 @@ class Resources:
     dtype: str
     width: int
     capability: int
-    variant: str
     registers: int
     spills: int
     shared: int
@@ -71,21 +82,20 @@ class Resources:
     @property
     def name(self) -> str:
         """What tells it from the others."""
-        return " ".join(
-            str(part)
-            for part in (self.kernel, self.variant, self.dtype, self.width, f"sm_{self.capability}")
-            if part != ""
-        )
+        return f"{self.kernel} {self.dtype} {self.width} sm_{self.capability}"
 
 
-def compile_all() -> list[Resources]:
-    """Compiles every case in a process of its own, in which Triton compiles and does not interpret.
+def compile_all(*only: tuple[str, int, int]) -> list[Resources]:
+    """Compiles every kernel in a process of its own, where Triton compiles and does not interpret.
 
+    Args:
+        only: the types, widths and capabilities to compile for, such as ("float32", 64, 80);
+            all unless given.
     Raises:
         RuntimeError: with the compiler's words, if a kernel does not compile.
     """
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", __name__, json.dumps(only)],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "0"},
@@ -95,24 +105,50 @@ def compile_all() -> list[Resources]:
     return [Resources(**one) for one in json.loads(done.stdout)]
 
 
-def _cases() -> Iterator[tuple[str, Any, str, int, str, dict[str, Any]]]:
-    """Name, kernel, dtype, width, variant and constants of everything that is compiled."""
+def _cases() -> Iterator[tuple[str, Any, str, int, dict[str, Any]]]:
+    """Name, kernel, dtype, width and constants of everything that is compiled."""
     import torch
 
-    from genrec_lite.kernels import triton_jagged_attention as attention
+    from genrec_lite.kernels import triton_hstu_kernels as hstu
+    from genrec_lite.kernels import triton_jagged_attention as jagged
+    from genrec_lite.kernels import triton_jagged_ops as ops
+    from genrec_lite.kernels import triton_jagged_rows as rows
     from genrec_lite.kernels.blocks import tl
-    from genrec_lite.kernels.launch import launch_for
+    from genrec_lite.kernels.launch import LAUNCHES, launch_for
 
-    walks = {
-        "jagged attention forward": attention.forward_kernel,
-        "jagged attention backward keys": attention.backward_keys_kernel,
-        "jagged attention backward queries": attention.backward_queries_kernel,
+    chosen = {"H": 4, "SUM": tl.float32, "CAUSAL": True, "POSITION": True, "TIME": True}
+    chosen |= {"TARGETS": False, "TRANSPOSED": False, "FILL": 0.0, "OPERATION": "multiply"}
+    tuned = {
+        "jagged attention forward": jagged.forward_kernel,
+        "jagged attention backward keys": jagged.backward_keys_kernel,
+        "jagged attention backward queries": jagged.backward_queries_kernel,
+        "hstu attention forward": hstu.forward_kernel,
+        "hstu attention backward keys": hstu.backward_keys_kernel,
+        "hstu attention backward queries": hstu.backward_queries_kernel,
+        "hstu attention tables": hstu.tables_kernel,
     }
-    for name, kernel in walks.items():
-        for dtype, width in (("bfloat16", 64), ("bfloat16", 128), ("float32", 64)):
-            constants = {"H": 4, "D": width, "CAUSAL": True, "SUM": tl.float32}
-            launch = launch_for(name, width, getattr(torch, dtype))
-            yield name, kernel, dtype, width, "causal", constants | launch.options()
+    assert list(tuned) == list(LAUNCHES)
+    for name, kernel in tuned.items():
+        for dtype, width in SHAPES:
+            sizes = launch_for(name, width, getattr(torch, dtype))
+            blocks = sizes.options() | {"BLOCK": sizes.queries}
+            yield name, kernel, dtype, width, chosen | {"D": width, "E": width} | blocks
+    for dtype, width in SHAPES:
+        by_default = chosen | {"D": width, "N": width, "num_warps": 4, "num_stages": 3}
+        depth = ops.DEPTH if dtype == "float32" else ops.DEPTH_HALF
+        matmul = {"BT": ops.BLOCK, "BN": ops.BLOCK}
+        pooled = {"BT": min(ops.BLOCK, rows.AT_ONCE // width)}
+        for name, kernel, blocks in (
+            ("jagged to padded", rows.to_padded_kernel, rows._run(width)),
+            ("padded to jagged", rows.from_padded_kernel, rows._run(width)),
+            ("jagged softmax", rows.softmax_kernel, rows._columns(width)),
+            ("jagged softmax backward", rows.softmax_backward_kernel, rows._columns(width)),
+            ("jagged dense matmul", ops.dense_matmul_kernel, matmul | {"BD": depth}),
+            ("jagged jagged matmul", ops.jagged_matmul_kernel, matmul | {"BD": ops.BLOCK}),
+            ("pooled attention", ops.pooled_attention_kernel, pooled),
+            ("pooled attention backward", ops.pooled_attention_backward_kernel, pooled),
+        ):
+            yield name, kernel, dtype, width, by_default | blocks
 
 
 def _compile(
@@ -120,7 +156,6 @@ def _compile(
     kernel: Any,
     dtype: str,
     width: int,
-    variant: str,
     constants: dict[str, Any],
     capability: int,
 ) -> Resources:
@@ -132,7 +167,7 @@ def _compile(
     names = kernel.arg_names
     known = {key: value for key, value in constants.items() if key in names}
     signature = {
-        arg: "constexpr" if arg in known else _type_of(arg, POINTERS[dtype]) for arg in names
+        arg: "constexpr" if arg in known else TYPES.get(arg, POINTERS[dtype]) for arg in names
     }
     aligned = [["tt.divisibility", 16]]
     source = ASTSource(
@@ -148,20 +183,12 @@ def _compile(
         dtype=dtype,
         width=width,
         capability=capability,
-        variant=variant,
         registers=registers,
         spills=operations["STL"] + operations["LDL"],
         shared=built.metadata.shared,
         tensor_core=sum(operations[one] for one in TENSOR_CORE),
         instructions=operations.total(),
     )
-
-
-def _type_of(argument: str, values: str) -> str:
-    if not argument.startswith("p_"):
-        return "fp32"
-    last = argument.rsplit("_", 1)[-1]
-    return TYPES.get(last, values)
 
 
 def _read(binary: bytes) -> tuple[int, Counter[str]]:
@@ -186,12 +213,11 @@ def _read(binary: bytes) -> tuple[int, Counter[str]]:
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(
-            [
-                asdict(_compile(*case, capability))
-                for case in _cases()
-                for capability in CAPABILITIES
-            ]
-        )
-    )
+    asked = [tuple(one) for one in json.loads(sys.argv[1])] if len(sys.argv) > 1 else []
+    found = [
+        asdict(_compile(*case, capability))
+        for case in _cases()
+        for capability in CAPABILITIES
+        if not asked or (case[2], case[3], capability) in asked
+    ]
+    print("[\n" + ",\n".join(json.dumps(one) for one in found) + "\n]")

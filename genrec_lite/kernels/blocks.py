@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 
-import torch
-
-if not torch.cuda.is_available():  # before triton is imported: it reads this when it decorates
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 import triton
 import triton.language as tl
 
 __all__ = ["load_block", "locate", "padded_width", "store_block", "tl", "triton"]
+
+if os.environ.get("TRITON_INTERPRET") == "1" and isinstance(tl.max, triton.JITFunction):
+    raise ImportError(
+        "triton was imported before genrec_lite.kernels and cannot interpret any more: import "
+        "genrec_lite.kernels first, or set TRITON_INTERPRET=1 before Python starts"
+    )
 
 
 @triton.jit

@@ -7,10 +7,11 @@ the whole batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genrec_lite.jagged import JaggedTensor
 
@@ -37,6 +38,7 @@ def jagged_attention(
     Raises:
         ValueError: if shapes, types or devices do not fit each other, or, on a GPU, heads in half
             precision are not a multiple of 8 wide.
+        RuntimeError: in the backward pass, if it is asked to be differentiable itself.
     """
     _check(q, k, v)
     scale = 1 / math.sqrt(q.values.shape[2]) if scale is None else scale
@@ -45,37 +47,80 @@ def jagged_attention(
 
         out = attend(q.values, k.values, v.values, q.offsets, k.offsets, scale, causal)
     else:
-        out = _by_sequence(q, k, v, scale, causal)
+        how = (q.lengths.tolist(), k.lengths.tolist(), scale, causal)
+        out = _JaggedAttention.apply(q.values, k.values, v.values, how)
     return q.with_values(out)
 
 
-def _by_sequence(
-    q: JaggedTensor, k: JaggedTensor, v: JaggedTensor, scale: float, causal: bool
-) -> Tensor:
-    """(T, h, d), sequence by sequence: torch's own attention on views of each."""
-    queries, keys = q.lengths.tolist(), k.lengths.tolist()
-    # `split` has one backward step for all sequences; slices would have one each, of full size.
-    parts = zip(q.values.split(queries), k.values.split(keys), v.values.split(keys), strict=True)
-    found = [_attend(*part, scale, causal) for part in parts if len(part[0])]
-    return torch.cat(found) if found else q.values * 0
+class _JaggedAttention(torch.autograd.Function):
+    """Sequence by sequence, torch's own flash attention on views of each.
+
+    Its operators are called by name, forward and backward, so that every result is written where
+    it belongs: `F.scaled_dot_product_attention` would leave a list of pieces to be put together,
+    and as much memory again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, how: tuple[list[int], list[int], float, bool]
+    ) -> Tensor:
+        queries, keys, scale, causal = how
+        out, ctx.sums = torch.zeros_like(q), []
+        for i, j, options in _sequences(queries, keys, scale, causal, q):
+            found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                *(_heads_first(x) for x in (q[i], k[j], v[j])), **options
+            )
+            _heads_first(out[i]).copy_(found)
+            if any(ctx.needs_input_grad):
+                ctx.sums.append(sums)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.how = how
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():  # create_graph=True: these gradients know no graph
+            raise RuntimeError("jagged_attention has no second derivative")
+        q, k, v, out = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        queries, keys, scale, causal = ctx.how
+        met = _sequences(queries, keys, scale, causal, q)
+        found = tuple(torch.zeros_like(x) for x in (q, k, v))
+        for sums, (i, j, options) in zip(ctx.sums, met, strict=True):
+            of_inputs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                *(_heads_first(x) for x in (grad[i], q[i], k[j], v[j], out[i])),
+                sums,
+                options["dropout_p"],
+                options["is_causal"],
+                attn_mask=options["attn_mask"],
+                scale=options["scale"],
+            )
+            for total, place, part in zip(found, (i, j, j), of_inputs, strict=True):
+                _heads_first(total[place]).copy_(part)
+        return *found, None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
-    """One sequence: (n, h, d) from q (n, h, d) and k, v (m, h, d)."""
-    n, m = len(q), len(k)
-    if m == 0:
-        return q * 0
-    aligned = causal and n == m
-    seen = None
-    if causal and not aligned:
-        places = torch.arange(n, device=q.device)[:, None] + (m - n)
-        seen = torch.arange(m, device=q.device) <= places
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, h, n, d)
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=aligned, scale=scale)
-    found = found[0].transpose(0, 1)
-    if seen is not None and n > m:  # the first queries see no key
-        found = torch.where(seen.any(1)[:, None, None], found, 0)
-    return found
+def _sequences(
+    queries: list[int], keys: list[int], scale: float, causal: bool, like: Tensor
+) -> Iterator[tuple[slice, slice, dict[str, Any]]]:
+    """Places of the queries and keys of each sequence that has any, and how they are to meet."""
+    q_end = k_end = 0
+    for n, m in zip(queries, keys, strict=True):
+        q_start, k_start, q_end, k_end = q_end, k_end, q_end + n, k_end + m
+        if causal and n > m:  # the first queries see no key
+            q_start, n = q_end - m, m
+        if n == 0 or m == 0:
+            continue
+        mask = None
+        if causal and n < m:  # torch would align the first query with the first key
+            mask = like.new_full((n, m), -math.inf).triu(m - n + 1)
+        options = dict(dropout_p=0.0, is_causal=causal and n == m, attn_mask=mask, scale=scale)
+        yield slice(q_start, q_end), slice(k_start, k_end), options
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """(n, h, d) -> (1, h, n, d), a view."""
+    return x.transpose(0, 1)[None]
 
 
 def _check(q: JaggedTensor, k: JaggedTensor, v: JaggedTensor) -> None:

@@ -30,7 +30,8 @@ def tile_list(rows: Tensor, others: Tensor, block: int, meets: Meets = "all") ->
 
     Args:
         rows: (B + 1,) int64 offsets of the sequences that are cut into tiles; never changed in
-            place afterwards, as in a `JaggedTensor`.
+            place afterwards, as in a `JaggedTensor` (a CUDA graph that is replayed with other
+            lengths would use the old list).
         others: (B + 1,) int64 offsets of what the tiles are compared with; `rows` itself for
             self-attention.
         block: rows a tile.

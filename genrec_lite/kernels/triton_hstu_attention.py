@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, diagonal_sums, edges_of_buckets
-from genrec_lite.kernels.launch import launch_for, require_whole_vectors, sum_type
+from genrec_lite.kernels.launch import launch, launch_for, require_whole_vectors, sum_type
 from genrec_lite.kernels.tiles import band_list, tile_list
 from genrec_lite.kernels.triton_hstu_kernels import (
     BINS,
@@ -84,12 +84,12 @@ def _forward(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty_like(v)
     given, chosen = _arguments(q, v, position_weights, time_weights, seconds, targets)
-    launch = launch_for("hstu attention forward", max(q.shape[2], v.shape[2]), q.dtype)
-    tiles = tile_list(offsets, offsets, launch.queries, "earlier")
-    if len(tiles):
-        forward_kernel[(len(tiles) * q.shape[1],)](
-            q, k, v, out, offsets, tiles, *given, share, **chosen, **launch.options()
-        )
+    sizes = launch_for("hstu attention forward", max(q.shape[2], v.shape[2]), q.dtype)
+    tiles = tile_list(offsets, offsets, sizes.queries, "earlier")
+    launch(
+        forward_kernel, len(tiles) * q.shape[1], q, k, v, out, offsets, tiles, *given, share,
+        **chosen, **sizes.options(),
+    )  # fmt: skip
     return out
 
 
@@ -111,37 +111,35 @@ def _backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     wide = sum_type(q.dtype)[0]
     by_key = q.new_empty(q.shape[:2], dtype=wide)
-    launch = launch_for("hstu attention backward keys", width, q.dtype)
-    tiles = tile_list(offsets, offsets, launch.keys, "later")
-    if len(tiles):
-        backward_keys_kernel[(len(tiles) * heads,)](
-            q, k, v, grad, grad_k, grad_v, by_key, offsets, tiles, *given, share,
-            **chosen, **launch.options(),
-        )  # fmt: skip
-    launch = launch_for("hstu attention backward queries", width, q.dtype)
-    tiles = tile_list(offsets, offsets, launch.queries, "earlier")
-    if len(tiles):
-        backward_queries_kernel[(len(tiles) * heads,)](
-            q, k, v, grad, grad_q, offsets, tiles, *given, share, **chosen, **launch.options()
-        )
+    sizes = launch_for("hstu attention backward keys", width, q.dtype)
+    tiles = tile_list(offsets, offsets, sizes.keys, "later")
+    launch(
+        backward_keys_kernel, len(tiles) * heads, q, k, v, grad, grad_k, grad_v, by_key,
+        offsets, tiles, *given, share, **chosen, **sizes.options(),
+    )  # fmt: skip
+    sizes = launch_for("hstu attention backward queries", width, q.dtype)
+    tiles = tile_list(offsets, offsets, sizes.queries, "earlier")
+    launch(
+        backward_queries_kernel, len(tiles) * heads, q, k, v, grad, grad_q,
+        offsets, tiles, *given, share, **chosen, **sizes.options(),
+    )  # fmt: skip
     grad_position = q.new_zeros(
         0 if position_weights is None else len(position_weights), dtype=wide
     )
     grad_time = q.new_zeros(0 if time_weights is None else len(time_weights), dtype=wide)
     if not tables or not len(q):
         return grad_q, grad_k, grad_v, grad_position, grad_time
-    launch = launch_for("hstu attention tables", width, q.dtype)
-    pairs, chunks = band_list(offsets, launch.queries)
-    by_place = q.new_empty(len(chunks), launch.queries, launch.queries, dtype=wide)
+    sizes = launch_for("hstu attention tables", width, q.dtype)
+    pairs, chunks = band_list(offsets, sizes.queries)
+    by_place = q.new_empty(len(chunks), sizes.queries, sizes.queries, dtype=wide)
     by_time = q.new_empty(len(chunks), BINS.value, dtype=wide)
-    options = launch.options()
-    tables_kernel[(len(chunks),)](
-        q, k, v, grad, by_place, by_time, offsets, pairs, chunks, *given, share, **chosen,
-        BLOCK=launch.queries, num_warps=options["num_warps"], num_stages=options["num_stages"],
+    launch(
+        tables_kernel, len(chunks), q, k, v, grad, by_place, by_time, offsets, pairs, chunks,
+        *given, share, **chosen,
+        BLOCK=sizes.queries, num_warps=sizes.warps, num_stages=sizes.stages,
     )  # fmt: skip
     if position_weights is not None:
-        found = _by_distance(by_place, chunks[:, 0].long())
-        _add(grad_position, found)
+        _add(grad_position, _by_distance(by_place, chunks[:, 0].long()))
         if targets is not None:
             _add(grad_position, _of_targets(by_key.sum(1), offsets, targets))
     if time_weights is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genrec_lite.kernels.blocks import load_block, locate, padded_width, store_block, tl, triton
-from genrec_lite.kernels.launch import launch_for, require_whole_vectors, sum_type
+from genrec_lite.kernels.launch import launch, launch_for, require_whole_vectors, sum_type
 from genrec_lite.kernels.tiles import tile_list
 
 __all__ = ["attend"]
@@ -274,13 +274,12 @@ def _forward(
     _, heads, width = q.shape
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[:2], dtype=sum_type(q.dtype)[0])
-    launch = launch_for("jagged attention forward", width, q.dtype)
-    tiles = tile_list(q_offsets, k_offsets, launch.queries, "earlier" if causal else "all")
-    if len(tiles):
-        forward_kernel[(len(tiles) * heads,)](
-            q, k, v, out, lse, q_offsets, k_offsets, tiles, scale,
-            heads, width, causal, sum_type(q.dtype)[1], **launch.options(),
-        )  # fmt: skip
+    sizes = launch_for("jagged attention forward", width, q.dtype)
+    tiles = tile_list(q_offsets, k_offsets, sizes.queries, "earlier" if causal else "all")
+    launch(
+        forward_kernel, len(tiles) * heads, q, k, v, out, lse, q_offsets, k_offsets, tiles, scale,
+        heads, width, causal, sum_type(q.dtype)[1], **sizes.options(),
+    )  # fmt: skip
     return out, lse
 
 
@@ -301,20 +300,18 @@ def _backward(
     torch_sum, triton_sum = sum_type(q.dtype)
     dot = (grad.to(torch_sum) * out.to(torch_sum)).sum(-1)  # (T, h)
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    launch = launch_for("jagged attention backward keys", width, q.dtype)
-    tiles = tile_list(k_offsets, q_offsets, launch.keys, "later" if causal else "all")
-    if len(tiles):
-        backward_keys_kernel[(len(tiles) * heads,)](
-            q, k, v, grad, lse, dot, grad_k, grad_v, q_offsets, k_offsets, tiles, scale,
-            heads, width, causal, triton_sum, **launch.options(),
-        )  # fmt: skip
-    launch = launch_for("jagged attention backward queries", width, q.dtype)
-    tiles = tile_list(q_offsets, k_offsets, launch.queries, "earlier" if causal else "all")
-    if len(tiles):
-        backward_queries_kernel[(len(tiles) * heads,)](
-            q, k, v, grad, lse, dot, grad_q, q_offsets, k_offsets, tiles, scale,
-            heads, width, causal, triton_sum, **launch.options(),
-        )  # fmt: skip
+    sizes = launch_for("jagged attention backward keys", width, q.dtype)
+    tiles = tile_list(k_offsets, q_offsets, sizes.keys, "later" if causal else "all")
+    launch(
+        backward_keys_kernel, len(tiles) * heads, q, k, v, grad, lse, dot, grad_k, grad_v,
+        q_offsets, k_offsets, tiles, scale, heads, width, causal, triton_sum, **sizes.options(),
+    )  # fmt: skip
+    sizes = launch_for("jagged attention backward queries", width, q.dtype)
+    tiles = tile_list(q_offsets, k_offsets, sizes.queries, "earlier" if causal else "all")
+    launch(
+        backward_queries_kernel, len(tiles) * heads, q, k, v, grad, lse, dot, grad_q,
+        q_offsets, k_offsets, tiles, scale, heads, width, causal, triton_sum, **sizes.options(),
+    )  # fmt: skip
     return grad_q, grad_k, grad_v
 
 

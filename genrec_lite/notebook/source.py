@@ -21,6 +21,7 @@ def show_source(thing: type | Callable[..., Any]) -> None:
 
 def source_listing(thing: type | Callable[..., Any]) -> str:
     """The source of `thing` as a fenced Markdown block under a line that says where it stands."""
+    thing = getattr(thing, "fn", thing)  # what Triton's decorator was given
     source, first = inspect.getsourcelines(thing)
     path = Path(inspect.getfile(thing)).resolve()
     place = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else path.name
