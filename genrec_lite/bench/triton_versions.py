@@ -44,8 +44,9 @@ def tried(version: str, packages: list[str]) -> dict[str, Any]:
         said = _run([sys.executable, "-c", "import triton; print(triton.__version__)"], here)
         if said.strip() != version:
             raise RuntimeError(f"asked for triton {version}, imported {said.strip()}")
-        shapes = json.dumps([("bfloat16", 64, 80), ("bfloat16", 64, 90), ("float32", 64, 90)])
-        compiler = [sys.executable, "-m", "genrec_lite.kernels.ahead_of_time", shapes]
+        only = [("bfloat16", 64, 80), ("bfloat16", 64, 90), ("float32", 64, 90)]
+        asked = json.dumps({"only": only})
+        compiler = [sys.executable, "-m", "genrec_lite.kernels.ahead_of_time", asked]
         found = json.loads(_run(compiler, {**here, "TRITON_INTERPRET": "0"}))
         tests = [str(path) for path in sorted((ROOT / TESTS).glob("test_triton_*.py"))]
         lines = _run([sys.executable, "-m", "pytest", "-q", *tests], here).splitlines()

@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CAPABILITIES", "SHARED_LIMIT", "Resources", "compile_all"]
+__all__ = ["CAPABILITIES", "SHARED_LIMIT", "Resources", "compile_all", "compile_variants"]
 
 # Compute capabilities: 80 is an A100, 90 an H100 or H200.
 CAPABILITIES = (80, 90)
@@ -94,8 +94,28 @@ def compile_all(*only: tuple[str, int, int]) -> list[Resources]:
     Raises:
         RuntimeError: with the compiler's words, if a kernel does not compile.
     """
+    return _elsewhere(only=only)
+
+
+def compile_variants(
+    kernel: str, dtype: str, width: int, capability: int, *changes: Mapping[str, Any]
+) -> list[Resources]:
+    """What one kernel takes when it is launched, or made, in other ways.
+
+    Args:
+        kernel: one of `genrec_lite.kernels.launch.LAUNCHES`.
+        dtype, width, capability: see `Resources`.
+        changes: of its constants, one variant each, such as {"num_warps": 4} or {"TIME": False};
+            {} is the kernel as it is.
+    Raises:
+        RuntimeError: with the compiler's words, if one does not compile.
+    """
+    return _elsewhere(only=[(dtype, width, capability)], kernel=kernel, changes=changes)
+
+
+def _elsewhere(**asked: Any) -> list[Resources]:
     done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(only)],
+        [sys.executable, "-m", __name__, json.dumps(asked)],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "0"},
@@ -212,12 +232,21 @@ def _read(binary: bytes) -> tuple[int, Counter[str]]:
     return int(registers[1]), Counter(re.findall(line, listed, re.MULTILINE))
 
 
-if __name__ == "__main__":
-    asked = [tuple(one) for one in json.loads(sys.argv[1])] if len(sys.argv) > 1 else []
-    found = [
-        asdict(_compile(*case, capability))
-        for case in _cases()
+def _compile_asked(
+    only: list[list[Any]],
+    kernel: str | None = None,
+    changes: Sequence[Mapping[str, Any]] = ({},),
+) -> list[Resources]:
+    shapes = [tuple(one) for one in only]
+    return [
+        _compile(name, function, dtype, width, constants | dict(variant), capability)
+        for name, function, dtype, width, constants in _cases()
         for capability in CAPABILITIES
-        if not asked or (case[2], case[3], capability) in asked
+        for variant in changes
+        if kernel in (None, name) and (not shapes or (dtype, width, capability) in shapes)
     ]
-    print("[\n" + ",\n".join(json.dumps(one) for one in found) + "\n]")
+
+
+if __name__ == "__main__":
+    found = _compile_asked(**json.loads(sys.argv[1] if len(sys.argv) > 1 else '{"only": []}'))
+    print("[\n" + ",\n".join(json.dumps(asdict(one)) for one in found) + "\n]")

@@ -118,6 +118,54 @@ def hstu(found: Records) -> None:
     assert found["ratio"] > 5 and found["ratio_large"] > 3
 
 
+def jagged_tensors(found: Records) -> None:
+    # The embedded lengths are fixed: 671 users, 100,004 ratings, and the batch of seed 0.
+    assert (found["users"], found["longest"], found["batch_longest"]) == (671, 2391, 1868)
+    assert round(found["batch_empty"], 4) == 0.9220 and round(found["empty_all"], 4) == 0.9377
+    assert round(found["air"], 3) == 12.825 and round(found["cut_loses"], 4) == 0.3592
+    # A maximum climbs with the batch, a mean does not; groups of like length leave little air.
+    assert 0.3 < found["empty_4"] < found["empty_64"] - 0.2 and found["empty_64"] < 0.93
+    assert 0.45 < found["cut_64"] < 0.6 and found["groups_64"] < 0.1
+    # The kernels compute what plain torch does, and each takes what its result takes.
+    assert found["kernel_error"] < 1e-5
+    assert found["memory_error"] == 0 and found["twin_ratio"] == 1
+    assert abs(found["softmax_ratio"] / found["few_air"] - 1) < 1e-9
+    assert abs(found["loop_ratio"] / found["few_air"] - 0.5) < 1e-9
+    assert abs(found["held_ratio"] / found["few_air"] - 1) < 0.01
+    # Even lengths save a half; the offsets take a little of it.
+    assert found["even_predicted"] - 0.01 < found["even_saved"] < found["even_predicted"] < 0.5
+    # What needs no loop follows the lengths, and a loop pays for its calls: loose, for a machine
+    # may be busy.
+    assert 5 < found["gain_projection"] < 30 and 5 < found["gain_softmax"] < 30
+    assert 1.5 < found["gain_matrix"] < found["gain_projection"] + 5 and found["gain_dense"] < 6
+    assert max(found["alike_softmax"], found["alike_matrix"], found["alike_dense"]) < 1.5
+    assert max(found["few_softmax"], found["few_matrix"]) < 1 and found["even_softmax"] < 3.5
+    assert 2 < found["nu"] < 200 and found["law_error"] < 0.8 and found["matmul_over"] > 1
+    assert found["box_over"] > 4 and found["groups_over"] < 3 and found["nested_over"] > 2
+    assert found["short_loss"] > 5
+    assert found["many_padded"] == 4 and 8 < found["many_ratio"] < 12
+
+
+def jagged_attention(found: Records) -> None:
+    # The arithmetic of uniform lengths: three and two, whatever the longest.
+    assert abs(found["uniform_speed"] - 3) < 0.1 and abs(found["uniform_memory"] - 2) < 0.05
+    assert found["lognormal_speed"] > 10
+    # Loop, CPU path and interpreted kernels agree, forward and backward, to float32's digits.
+    apart = ("cpu_apart", "kernel_apart", "backward_apart", "hstu_apart")
+    assert max(found[name] for name in apart) < 1e-5 and found["same_bits"]
+    # The list is shorter than a grid, and the largest first leave least waiting.
+    assert found["tiles"] < found["grid"] / 3
+    assert found["busy_first"] > found["busy_last"] and found["busy_first"] > 0.95
+    # Biases cost instructions, and fetching ahead costs more; fewer threads for a tile spill.
+    assert found["bare"] < found["both"] < found["ahead"]
+    assert found["spills_8"] == 0 and found["most_registers"] <= 255
+    # The record, on a quiet machine: the napkin holds within a quarter, and no loss on full rows.
+    assert abs(found["sdpa"] / found["sdpa_said"] - 1) < 0.25 and 0.4 < found["saved"] <= 0.5
+    assert abs(found["skewed"] / found["skewed_said"] - 1) < 0.25
+    assert found["dense"] > 9 and found["dense_bytes"] > 20 and found["full"] > 0.95
+    assert found["hstu_padded"] > 10 and found["hstu_buckets"] > 1.5
+
+
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "preface": preface,
     "01_interactions": interactions,
@@ -126,4 +174,6 @@ EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "04_h_indexer": h_indexer,
     "05_learned_similarity_top_k": learned_similarity_top_k,
     "06_hstu": hstu,
+    "09_jagged_tensors": jagged_tensors,
+    "10_jagged_attention": jagged_attention,
 }

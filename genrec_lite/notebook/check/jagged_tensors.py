@@ -22,7 +22,12 @@ SPARE = 32  # of the latter, so that a kernel without a mask reads memory that i
 def empty_share(answer: Callable[..., Any]) -> Iterator[Case]:
     """Checks `answer(lengths, most)`: share of a padded batch's cells that hold nothing."""
     for lengths, most, expected, hint in [
-        ([3, 7, 0, 1, 4], 100, 0.5714285714, "15 events in 5 times 7 cells: as wide as the longest"),
+        (
+            [3, 7, 0, 1, 4],
+            100,
+            0.5714285714,
+            "15 events in 5 times 7 cells: as wide as the longest",
+        ),
         ([3, 7, 0, 1, 4], 4, 0.4, "Cut, they are 3, 4, 0, 1, 4: 12 events in 5 times 4 cells"),
         ([6, 9], 5, 0.0, "Cut, both are 5"),
         ([8, 0], 8, 0.5, "An empty row has cells, too"),
@@ -52,13 +57,14 @@ def row_means(answer: Callable[..., Any]) -> Iterator[Case]:
 def running_softmax(answer: Callable[..., Any]) -> Iterator[Case]:
     """Checks `answer(blocks)`: largest score and sum of exponentials as seen from it."""
     nothing = [-math.inf, -math.inf]
-    for blocks, expected, hint in [
+    cases: list[tuple[list[list[float]], tuple[float, float], str]] = [
         ([[1.0, 3], [2, 5], [4]], (5.0, 1.5713174), "Shrink the old sum when a larger score comes"),
         ([[5.0, 4], [1]], (5.0, 1.3861951), "A smaller block leaves the largest as it is"),
         ([[1000.0], [1001]], (1001.0, 1.3678794), "e^1000 is too large: subtract the largest"),
         ([nothing, [1.0, 2]], (2.0, 1.3678794), "-inf - (-inf) is NaN: subtract 0 there"),
         ([nothing], (-math.inf, 0.0), "Without any score the sum is 0"),
-    ]:
+    ]
+    for blocks, expected, hint in cases:
         yield Case(
             f"running_softmax({blocks})",
             later(answer, [torch.tensor(block) for block in blocks]),

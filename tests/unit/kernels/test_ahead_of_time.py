@@ -16,6 +16,7 @@ from genrec_lite.kernels.ahead_of_time import (
     SHARED_LIMIT,
     Resources,
     compile_all,
+    compile_variants,
 )
 
 pytest.importorskip("triton", reason="Triton has no package for this system")
@@ -55,6 +56,15 @@ def test_no_entry_of_the_table_spills_or_asks_for_too_much():
         # float32 stays out of the tensor cores, which would round it.
         multiplies = one.dtype != "float32" and one.kernel.startswith(MULTIPLY)
         assert (one.tensor_core > 0) == multiplies, one
+
+
+@pytest.mark.slow
+def test_a_variant_is_the_kernel_with_other_constants():
+    plain, bare = compile_variants(
+        "hstu attention forward", "bfloat16", 64, 90, {}, {"TIME": False, "POSITION": False}
+    )
+    assert plain == {one.name: one for one in KNOWN}[plain.name]
+    assert bare.name == plain.name and bare.instructions < plain.instructions
 
 
 def test_what_does_not_compile_is_said_in_the_compilers_words(monkeypatch):

@@ -1,5 +1,6 @@
 """Every exercise's check tells a right answer from a plausible wrong one."""
 
+import importlib.util
 import math
 from math import comb
 
@@ -12,10 +13,17 @@ from genrec_lite.notebook.check import (
     h_indexer,
     hstu,
     interactions,
+    jagged_attention,
+    jagged_tensors,
     learned_similarity_top_k,
     mixture_of_logits,
     sequential_baseline,
 )
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if HAS_TRITON:
+    # Without a GPU the package's import makes Triton interpret.
+    from genrec_lite.kernels.blocks import tl, triton
 
 
 def by_time_then_user(users, times, stable):
@@ -81,6 +89,29 @@ def streamed(queries, items, thresholds, chunk, *, strict=False, count=True):
     return kept
 
 
+def grouped(lengths, groups, *, ordered=True, power=2):
+    rows, size = sorted(lengths) if ordered else lengths, len(lengths) // groups
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return sum(size * max(part) ** power for part in parts) / sum(n**power for n in rows)
+
+
+def merged(first, second, *, shrink=True, weigh=True, guard=True):
+    largest = max(first[0], second[0])
+    if guard and largest == -math.inf:
+        return first
+    parts = (first, second)
+    shares = [total * math.exp(top - largest) if shrink else total for top, total, _ in parts]
+    weights = shares if weigh else [1.0, 1.0]
+    out = sum(w * part[2] for w, part in zip(weights, parts, strict=True)) / sum(weights)
+    return largest, sum(shares), out
+
+
+def met(n, queries, keys, *, cut=True, up=True):
+    ends = [first + queries for first in range(0, n, queries)]
+    ends = [min(n, end) for end in ends] if cut else ends
+    return sum(-(-end // keys) if up else end // keys for end in ends)
+
+
 def bucket(seconds, *, log=math.log, least=1, most=128, shift=0):
     return min(most, int(log(max(least, seconds)) / 0.301) + shift)
 
@@ -112,6 +143,57 @@ def item_bytes(items, of_query, of_item, dim, width):
     return items * (of_item * dim + of_query * of_item) * width
 
 
+def row_means(values, offsets, *, least=1, lengths=None):
+    lengths = offsets.diff() if lengths is None else lengths
+    of_row = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
+    sums = values.new_zeros(len(offsets) - 1, values.shape[1]).index_add_(0, of_row, values)
+    return sums / lengths.clamp(min=least)[:, None]
+
+
+def running(blocks, *, shrink=True, subtract=True, finite=True):
+    largest, total = -math.inf, 0.0
+    for s in blocks:
+        new = max(largest, s.max().item())
+        pivot = 0.0 if not subtract or finite and new == -math.inf else new
+        total = total * (math.exp(largest - pivot) if shrink else 1)
+        total += (s - pivot).exp().sum().item()
+        largest = new if subtract else 0.0
+    return (new, total) if subtract else (max(s.max().item() for s in blocks), total)
+
+
+def saved(lengths, width, number_bytes, *, offsets=None, offset_bytes=8):
+    empty = len(lengths) * max(lengths) - sum(lengths)
+    offsets = len(lengths) + 1 if offsets is None else offsets
+    return empty * width * number_bytes - offset_bytes * offsets
+
+
+if HAS_TRITON:
+
+    @triton.jit
+    def row_largest(p_x, p_out, p_offsets, BLOCK: tl.constexpr, MASK: tl.constexpr = True,
+                    OTHER: tl.constexpr = float("-inf"), BLOCKS: tl.constexpr = 1024):  # fmt: skip
+        """The largest number of a row, of BLOCKS blocks at most."""
+        i_row = tl.program_id(0)
+        start = tl.load(p_offsets + i_row)
+        n = tl.load(p_offsets + i_row + 1) - start
+        b_max = tl.full([BLOCK], float("-inf"), tl.float32)
+        for o_first in range(0, min(n, BLOCKS * BLOCK), BLOCK):
+            o = o_first + tl.arange(0, BLOCK)
+            read = o < n if MASK else o >= 0
+            b_max = tl.maximum(b_max, tl.load(p_x + start + o, mask=read, other=OTHER))
+        tl.store(p_out + i_row, tl.max(b_max, 0))
+
+
+class WithConstants:
+    """A kernel that is launched with some of its constants chosen."""
+
+    def __init__(self, **constants):
+        self.constants = constants
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **more: row_largest[grid](*arguments, **more, **self.constants)
+
+
 RIGHT = [
     (interactions.stable_order, lambda u, t: by_time_then_user(u, t, True)),
     (interactions.rank_of, rank),
@@ -140,8 +222,44 @@ RIGHT = [
     (hstu.asked_gaps, gaps),
     (hstu.pointwise_attention, pointwise),
     (hstu.padding_factor, lambda n: len(n) * max(n) ** 2 / sum(x * x for x in n)),
+    (
+        jagged_tensors.empty_share,
+        lambda n, most: 1 - sum(min(x, most) for x in n) / (len(n) * min(most, max(n))),
+    ),
+    (jagged_attention.speed_up, grouped),
+    (jagged_attention.merge, merged),
+    (jagged_attention.key_blocks, met),
+    (jagged_tensors.row_means, row_means),
+    (jagged_tensors.running_softmax, running),
+    (jagged_tensors.bytes_saved, saved),
 ]
 WRONG = [
+    ("not sorted", jagged_attention.speed_up, lambda n, g: grouped(n, g, ordered=False)),
+    ("events, not pairs", jagged_attention.speed_up, lambda n, g: grouped(n, g, power=1)),
+    ("one group", jagged_attention.speed_up, lambda n, g: grouped(n, 1)),
+    ("not shrunk", jagged_attention.merge, lambda a, b: merged(a, b, shrink=False)),
+    ("plain mean", jagged_attention.merge, lambda a, b: merged(a, b, weigh=False)),
+    ("nan of nothing", jagged_attention.merge, lambda a, b: merged(a, b, guard=False)),
+    ("beyond the row", jagged_attention.key_blocks, lambda *a: met(*a, cut=False)),
+    ("whole blocks only", jagged_attention.key_blocks, lambda *a: met(*a, up=False)),
+    ("as wide as the cut", jagged_tensors.empty_share,
+     lambda n, most: 1 - sum(min(x, most) for x in n) / (len(n) * most)),
+    ("not cut", jagged_tensors.empty_share, lambda n, most: 1 - sum(n) / (len(n) * max(n))),
+    ("share that is full", jagged_tensors.empty_share,
+     lambda n, most: sum(min(x, most) for x in n) / (len(n) * min(most, max(n)))),
+    ("empty rows not counted", jagged_tensors.empty_share,
+     lambda n, most: 1 - sum(min(x, most) for x in n)
+     / (sum(x > 0 for x in n) * min(most, max(n)))),
+    ("0 / 0", jagged_tensors.row_means, lambda x, o: row_means(x, o, least=0)),
+    ("over the longest", jagged_tensors.row_means,
+     lambda x, o: row_means(x, o, lengths=o.diff().max().expand(len(o) - 1))),
+    ("not shrunk", jagged_tensors.running_softmax, lambda b: running(b, shrink=False)),
+    ("nothing subtracted", jagged_tensors.running_softmax, lambda b: running(b, subtract=False)),
+    ("infinite pivot", jagged_tensors.running_softmax, lambda b: running(b, finite=False)),
+    ("an offset a row", jagged_tensors.bytes_saved, lambda n, d, b: saved(n, d, b, offsets=len(n))),
+    ("offsets left out", jagged_tensors.bytes_saved, lambda n, d, b: saved(n, d, b, offsets=0)),
+    ("four bytes an offset", jagged_tensors.bytes_saved,
+     lambda n, d, b: saved(n, d, b, offset_bytes=4)),
     ("base 10", hstu.time_bucket, lambda s: bucket(s, log=math.log10)),
     ("minus infinity at 0", hstu.time_bucket, lambda s: bucket(s, least=0)),
     ("no last bucket", hstu.time_bucket, lambda s: bucket(s, most=10**9)),
@@ -239,3 +357,29 @@ def test_a_right_answer_passes(check, answer):
 def test_a_plausible_slip_is_told_apart(slip, check, answer, capsys):
     assert check(answer) is False
     assert "expected" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton has no package for this platform")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the check runs kernels on CPU tensors")
+@pytest.mark.parametrize(
+    "right, constants",
+    [
+        (True, {}),
+        (False, {"MASK": False}),
+        (False, {"OTHER": 0.0}),
+        (False, {"BLOCKS": 1}),
+    ],
+    ids=["right", "no mask", "masked places read as 0", "one block only"],
+)
+def test_a_kernel_of_row_maxima_is_told_right_from_wrong(right, constants, capsys):
+    assert jagged_tensors.row_largest(WithConstants(**constants)) is right
+    assert ("expected" in capsys.readouterr().out) is not right
+
+
+def test_a_kernel_that_writes_nothing_counts_as_not_done(capsys):
+    class Nothing:
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: None
+
+    assert jagged_tensors.row_largest(Nothing()) is False
+    assert "not done yet" in capsys.readouterr().out
