@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -202,8 +203,20 @@ class JaggedTensor:
         return JaggedTensor(self.values.to(device), self.offsets.to(device))
 
     def with_values(self, values: Tensor) -> JaggedTensor:
-        """New `values` (T, ...) in the same rows, for instance after a layer."""
-        return JaggedTensor(values, self.offsets)
+        """New `values` (T, ...) in the same rows, for instance after a layer.
+
+        Raises:
+            ValueError: if there are not T of them, or they are on another device.
+        """
+        if (
+            values.ndim == 0
+            or len(values) != len(self.values)
+            or values.device != self.offsets.device
+        ):
+            return JaggedTensor(values, self.offsets)  # says what is wrong
+        found = copy.copy(self)  # the offsets were checked: on a GPU that waits for its work
+        object.__setattr__(found, "values", values)
+        return found
 
     # -- choosing rows and ends of rows -------------------------------------------------------
 

@@ -153,3 +153,16 @@ def test_buckets_hold_every_filled_row_once_and_waste_little(lengths):
     for bucket in buckets:
         inside = [lengths[i] for i in bucket.tolist()]
         assert min(inside) >= FILL * max(inside)
+
+
+def test_new_values_lie_in_the_same_rows_and_must_be_as_many():
+    rows = JaggedTensor.from_lists([[1, 2], [], [3]])
+    found = rows.with_values(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert found.to_lists() == [[[1.0, 2.0], [3.0, 4.0]], [], [[5.0, 6.0]]]
+    assert found.offsets is rows.offsets and rows.to_lists() == [[1, 2], [], [3]]
+    with pytest.raises(ValueError, match="offsets end at 3, but there are 2 values"):
+        rows.with_values(torch.zeros(2))
+    with pytest.raises(ValueError, match="values are a scalar"):
+        rows.with_values(torch.tensor(1.0))
+    with pytest.raises(ValueError, match="values are on meta and offsets on cpu"):
+        rows.with_values(torch.zeros(3, device="meta"))
