@@ -204,6 +204,8 @@ def bench(
     if show_list:
         for one in BENCHMARKS.values():
             typer.echo(f"{one.name:<16} {one.about}")
+        for table in TABLES:
+            typer.echo(f"{table:<16} with --device cpu or cuda: a table of many lengths")
         return
     with clean_errors():
         if device is not None or name in TABLES.keys() - BENCHMARKS.keys():
@@ -251,7 +253,9 @@ def _bench_table(
 ) -> None:
     """A line for each way of each setting: its seconds, and how many times ours."""
     if name not in TABLES:
-        raise ValueError(f"{name} runs on a CPU only: leave out --device")
+        if name in BENCHMARKS:
+            raise ValueError(f"{name} runs on a CPU only: leave out --device")
+        raise ValueError(f"no table is called {name!r}: choose from {', '.join(TABLES)}")
     found = TABLES[name](device, 5 if repeats is None else repeats)
     if record:
         title = f"bench-{name}-{device}"

@@ -2,7 +2,7 @@
 
 Zhai et al. 2024 (2402.17152), section 3.2. On a CPU one sequence after the other, without padding:
 the scores of a sequence of 200 events are 160 kB, which stay in a core's cache from the first
-product to the last. On a GPU one launch for the whole batch.
+product to the last. On a GPU, with SiLU, one launch for the whole batch.
 """
 
 from __future__ import annotations
@@ -66,26 +66,30 @@ class PairTimes:
         """B rows, int32: n x n of a sequence with n events, query by query; see `time_buckets`."""
         edges = edges_of_buckets().to(self.times.values.device)
         found = [torch.empty(0, dtype=torch.int32, device=edges.device)]
-        for row in self.times:
-            apart = row[1:, None] - row[:-1]  # (n, n), t[i + 1] - t[j]
-            found.append(torch.bucketize(apart, edges, right=True, out_int32=True).flatten())
-        return JaggedTensor.from_lengths(torch.cat(found), (self.times.lengths - 1).square())
+        with torch.inference_mode(False):  # kept for other calls, which may be training
+            for row in self.times:
+                apart = row[1:, None] - row[:-1]  # (n, n), t[i + 1] - t[j]
+                found.append(torch.bucketize(apart, edges, right=True, out_int32=True).flatten())
+            return JaggedTensor.from_lengths(torch.cat(found), (self.times.lengths - 1).square())
 
     @cached_property
     def seconds(self) -> Tensor:
         """(T + B,) int32, seconds since the first event of the row.
 
         Raises:
-            ValueError: if a row spans more than 2^31 - 2 seconds, 68 years.
+            ValueError: if a row spans more than 2^31 - 2 seconds, 68 years, or a time lies before
+                the first of its row.
         """
-        first = self.times.values[self.times.offsets[:-1]]
-        since = self.times.values - first.repeat_interleave(self.times.lengths)
-        if len(since) and int(since.max()) > 2**31 - 2:
-            raise ValueError(
-                f"a row of times spans {int(since.max())} seconds, more than 68 years: "
-                "are these milliseconds?"
-            )
-        return since.to(torch.int32)
+        with torch.inference_mode(False):  # kept for other calls, which may be training
+            values = self.times.values.long()
+            first = values[self.times.offsets[:-1]]
+            since = values - first.repeat_interleave(self.times.lengths)
+            if len(since) and not 0 <= int(since.min()) <= int(since.max()) < 2**31 - 1:
+                raise ValueError(
+                    f"times lie {int(since.min())} to {int(since.max())} seconds after the first "
+                    "of their row: expected 0 to 2^31 - 2, 68 years (are these milliseconds?)"
+                )
+            return since.to(torch.int32)
 
 
 def time_buckets(times: JaggedTensor) -> JaggedTensor:
@@ -147,12 +151,12 @@ def hstu_attention(
     Raises:
         ValueError: if the shapes do not fit each other, or the activation is neither, or, on a
             GPU, heads in half precision are not a multiple of 8 wide.
-        RuntimeError: in the backward pass, if it is asked to be differentiable itself.
+        RuntimeError: if the gradient's own gradient is asked for.
     """
     lengths = _checked_lengths(q, k, v, offsets)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}: choose from {', '.join(ACTIVATIONS)}")
-    _check_biases(position_weights, time_weights, times, lengths)
+    _check_biases(position_weights, time_weights, times, lengths, q.device)
     counts = _checked_targets(targets, lengths)
     wide = torch.promote_types(q.dtype, torch.float32)  # what sums over many pairs are made in
     if position_weights is not None:
@@ -190,6 +194,11 @@ def _checked_lengths(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> list[i
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: expected (T, h, d_qk) "
             "twice and (T, h, d_v)"
         )
+    if not q.is_floating_point() or (q.dtype == torch.float16 and not q.is_cuda):
+        raise ValueError(
+            f"q has dtype {q.dtype} on {q.device}: expected floats, and on a CPU no float16, whose "
+            "range is too small for scores; use float32 or bfloat16"
+        )
     for name, x in (("k", k), ("v", v)):
         if (x.device, x.dtype) != (q.device, q.dtype):
             raise ValueError(
@@ -204,8 +213,16 @@ def _check_biases(
     time_weights: Tensor | None,
     times: PairTimes | None,
     lengths: list[int],
+    device: torch.device,
 ) -> None:
     longest = max(lengths, default=0)
+    for name, table in (("position_weights", position_weights), ("time_weights", time_weights)):
+        if table is not None and table.device != device:
+            raise ValueError(f"q is on {device} and {name} on {table.device}: move one of them")
+    if times is not None and times.times.values.device != device:
+        raise ValueError(
+            f"q is on {device} and the times on {times.times.values.device}: move one of them"
+        )
     if position_weights is not None and (
         position_weights.ndim != 1 or len(position_weights) < longest
     ):

@@ -1,4 +1,4 @@
-"""Softmax attention between jagged sequences, without padding and without a score matrix in memory.
+"""Softmax attention between jagged sequences: no padding, no matrix of scores in memory.
 
 Jagged Flash Attention (2409.15373). On a CPU one sequence after the other; on a GPU one launch for
 the whole batch.
@@ -38,7 +38,7 @@ def jagged_attention(
     Raises:
         ValueError: if shapes, types or devices do not fit each other, or, on a GPU, heads in half
             precision are not a multiple of 8 wide.
-        RuntimeError: in the backward pass, if it is asked to be differentiable itself.
+        RuntimeError: if the gradient's own gradient is asked for.
     """
     _check(q, k, v)
     scale = 1 / math.sqrt(q.values.shape[2]) if scale is None else scale
@@ -65,6 +65,7 @@ class _JaggedAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, how: tuple[list[int], list[int], float, bool]
     ) -> Tensor:
         queries, keys, scale, causal = how
+        q, k, v = (x.contiguous() for x in (q, k, v))  # the operators below expect that
         out, ctx.sums = torch.zeros_like(q), []
         for i, j, options in _sequences(queries, keys, scale, causal, q):
             found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -128,6 +129,8 @@ def _check(q: JaggedTensor, k: JaggedTensor, v: JaggedTensor) -> None:
     shapes = f"q {tuple(q.values.shape)}, k {tuple(k.values.shape)}, v {tuple(v.values.shape)}"
     if q.values.ndim != 3 or q.values.shape[1:] != k.values.shape[1:]:
         raise ValueError(f"{shapes}: expected (T, h, d), and keys of the same heads and width")
+    if not q.values.is_floating_point() or q.values.shape[2] < 1:
+        raise ValueError(f"{shapes} of {q.values.dtype}: expected floats, at least one column")
     if k.values.shape != v.values.shape:
         raise ValueError(f"{shapes}: expected as many values as keys, of the same shape")
     if k.offsets is not v.offsets and not torch.equal(k.offsets, v.offsets):

@@ -29,9 +29,8 @@ def tile_list(rows: Tensor, others: Tensor, block: int, meets: Meets = "all") ->
     out programs in order, finds small pieces at the end to fill its idle processors with.
 
     Args:
-        rows: (B + 1,) int64 offsets of the sequences that are cut into tiles; never changed in
-            place afterwards, as in a `JaggedTensor` (a CUDA graph that is replayed with other
-            lengths would use the old list).
+        rows: (B + 1,) int64 offsets of the sequences that are cut into tiles. (A CUDA graph that
+            is replayed with other lengths in the same tensor would use the old list.)
         others: (B + 1,) int64 offsets of what the tiles are compared with; `rows` itself for
             self-attention.
         block: rows a tile.
@@ -39,18 +38,23 @@ def tile_list(rows: Tensor, others: Tensor, block: int, meets: Meets = "all") ->
     """
     for_rows = _made.setdefault(rows, WeakTensorKeyDictionary())
     lists = for_rows.setdefault(others, {})
-    if (block, meets) not in lists:
-        made = _tiles(rows.cpu(), others.cpu(), block, meets)
-        lists[block, meets] = made.to(rows.device)
-    return lists[block, meets]
+    key = (block, meets, _version(rows), _version(others))
+    if key not in lists:
+        lists[key] = _tiles(rows.cpu(), others.cpu(), block, meets).to(rows.device)
+    return lists[key]
+
+
+def _version(offsets: Tensor) -> int:
+    """How often they were changed in place; an inference tensor does not say."""
+    return 0 if offsets.is_inference() else offsets._version
 
 
 def _tiles(rows: Tensor, others: Tensor, block: int, meets: Meets) -> Tensor:
     lengths, met = rows.diff(), others.diff()
     tiles = (lengths + block - 1) // block  # (B,)
-    sequence = torch.arange(len(lengths)).repeat_interleave(tiles)
+    sequence = torch.arange(len(lengths), device="cpu").repeat_interleave(tiles)
     before = (tiles.cumsum(0) - tiles)[sequence]
-    first = (torch.arange(len(sequence)) - before) * block
+    first = (torch.arange(len(sequence), device="cpu") - before) * block
     work, ahead = met[sequence], (met - lengths)[sequence]
     if meets == "earlier":
         work = torch.minimum(work, (first + block + ahead).clamp(min=0))
@@ -64,7 +68,7 @@ def band_list(offsets: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """All pairs of tiles of a causal self-attention, those equally far apart together.
 
     Args:
-        offsets: (B + 1,) int64, never changed in place afterwards.
+        offsets: (B + 1,) int64.
         block: rows a tile.
     Returns:
         (P, 2) int32, sequence and query tile of each pair, ordered by band: how many tiles the key
@@ -72,10 +76,11 @@ def band_list(offsets: Tensor, block: int) -> tuple[Tensor, Tensor]:
         each program.
     """
     lists = _made.setdefault(offsets, WeakTensorKeyDictionary()).setdefault(offsets, {})
-    if (block, "bands") not in lists:
+    key = (block, "bands", _version(offsets))
+    if key not in lists:
         pairs, chunks = _bands(offsets.cpu(), block)
-        lists[block, "bands"] = pairs.to(offsets.device), chunks.to(offsets.device)
-    return lists[block, "bands"]
+        lists[key] = pairs.to(offsets.device), chunks.to(offsets.device)
+    return lists[key]
 
 
 def _bands(offsets: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -84,12 +89,14 @@ def _bands(offsets: Tensor, block: int) -> tuple[Tensor, Tensor]:
     size = max(8, int((tiles * (tiles + 1)).sum()) // 2 // CHUNKS)
     for band in range(int(tiles.max()) if len(tiles) else 0):
         here = (tiles - band).clamp(min=0)
-        sequence = torch.arange(len(tiles)).repeat_interleave(here)
+        sequence = torch.arange(len(tiles), device="cpu").repeat_interleave(here)
         before = (here.cumsum(0) - here)[sequence]
-        query_tile = torch.arange(len(sequence)) - before + band
+        query_tile = torch.arange(len(sequence), device="cpu") - before + band
         pairs.append(torch.stack([sequence, query_tile], 1))
         for start in range(0, len(sequence), size):
             chunks.append((band, first + start, min(size, len(sequence) - start)))
         first += len(sequence)
-    found = torch.cat(pairs) if pairs else torch.empty(0, 2)
-    return found.to(torch.int32), torch.tensor(chunks, dtype=torch.int32).reshape(-1, 3)
+    found = torch.cat(pairs) if pairs else torch.empty(0, 2, device="cpu")
+    return found.to(torch.int32), torch.tensor(chunks, dtype=torch.int32, device="cpu").reshape(
+        -1, 3
+    )

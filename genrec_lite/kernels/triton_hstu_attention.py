@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, diagonal_sums, edges_of_buckets
-from genrec_lite.kernels.launch import launch, launch_for, require_whole_vectors, sum_type
+from genrec_lite.kernels.launch import (
+    launch,
+    launch_for,
+    require_short_rows,
+    require_whole_vectors,
+    sum_type,
+)
 from genrec_lite.kernels.tiles import band_list, tile_list
 from genrec_lite.kernels.triton_hstu_kernels import (
     BINS,
@@ -43,6 +49,7 @@ def attend(
     """
     for x in (q, v):
         require_whole_vectors(x.shape[2], x.dtype)
+        require_short_rows(x, offsets)
     return _forward(q, k, v, offsets, position_weights, time_weights, seconds, targets, share)
 
 
@@ -168,8 +175,8 @@ def _add(total: Tensor, part: Tensor) -> None:
 def _by_distance(by_place: Tensor, bands: Tensor) -> Tensor:
     """(D,) sums by distance of sums by place (C, n, n), the band of each in `bands` (C,)."""
     n, last = by_place.shape[1], int(bands[-1])
-    member = (bands == torch.arange(last + 1, device=bands.device)[:, None]).to(by_place.dtype)
-    of_bands = (member @ by_place.flatten(1)).view(-1, n, n)
+    counts = (bands == torch.arange(last + 1, device=bands.device)[:, None]).sum(1)
+    of_bands = torch.segment_reduce(by_place, "sum", lengths=counts)  # chunks lie band by band
     sums = diagonal_sums(of_bands)  # (bands, 2n - 1), of distances n band - (n - 1) and on
     total = sums[:, n - 1 :].clone()
     total[:-1, 1:] += sums[1:, : n - 1]

@@ -410,7 +410,7 @@ def tables_kernel(
             else:
                 b_position += b_all
         if TIME:
-            b_seen = _seen(o_q, o_k, n, n_history, TARGETS)
+            b_seen = _seen(o_q, o_k, n, n_history, TARGETS) & (o_q[:, None] < n)
             b_bucket = tl.where(b_seen, _bucket(b_asked, b_happened, p_edges), 0)
             i_most = tl.max(tl.max(b_bucket, 1), 0)
             i_least = tl.min(tl.min(tl.where(b_seen, b_bucket, i_most), 1), 0)

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from genrec_lite.kernels.blocks import load_block, locate, padded_width, store_block, tl, triton
-from genrec_lite.kernels.launch import launch, launch_for, require_whole_vectors, sum_type
+from genrec_lite.kernels.launch import (
+    launch,
+    launch_for,
+    require_short_rows,
+    require_whole_vectors,
+    sum_type,
+)
 from genrec_lite.kernels.tiles import tile_list
 
 __all__ = ["attend"]
@@ -256,6 +262,8 @@ def attend(
 ) -> Tensor:
     """(T, h, d); see `genrec_lite.kernels.jagged_attention`, which checks what comes here."""
     require_whole_vectors(q.shape[2], q.dtype)
+    require_short_rows(q, q_offsets)
+    require_short_rows(k, k_offsets)
     return _forward(q, k, v, q_offsets, k_offsets, scale, causal)[0]
 
 

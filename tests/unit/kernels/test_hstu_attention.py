@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from attention_references import silu_attention
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.kernels import hstu_attention as module
 from genrec_lite.kernels.hstu_attention import (
     TIME_BUCKETS,
     PairTimes,
@@ -248,3 +250,51 @@ def test_shapes_that_do_not_fit_are_named():
         time_buckets(times.with_values(times.values.float()))
     with pytest.raises(ValueError, match="row 1 of the times is empty"):
         time_buckets(JaggedTensor.from_lists([[1, 2], []], torch.int64))
+
+
+@pytest.mark.parametrize("block", [4, 256])
+@pytest.mark.parametrize("targets", [None, [1, 5, 0, 1, 0], [3, 16, 0, 0, 2]])
+@pytest.mark.parametrize("bias", ["both", "time", "position", "none"])
+def test_long_rows_in_blocks_and_targets_are_as_defined(monkeypatch, block, targets, bias):
+    monkeypatch.setattr(module, "BLOCK", block)
+    lengths = [3, 17, 0, 1, 9]
+    q, k, v, offsets, position, time, times = made(lengths)
+    position = position if bias in ("both", "position") else None
+    time = time if bias in ("both", "time") else None
+    found = hstu_attention(
+        q, k, v, offsets, position_weights=position, time_weights=time,
+        times=None if time is None else PairTimes(times),
+        targets=None if targets is None else torch.tensor(targets), divide_by=7.0,
+    )  # fmt: skip
+    expected = silu_attention(q, k, v, lengths, position, time, times.values, targets) / 7
+    inputs = [x for x in (q, k, v, position, time) if x is not None]
+    towards = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(x, inputs, towards) for x in (found, expected))
+    assert relative(found, expected) < 1e-10
+    assert all(relative(*pair) < 1e-10 for pair in zip(ours, theirs, strict=True))
+
+
+def test_targets_types_and_devices_that_do_not_fit_are_named():
+    q, k, v, offsets, position, time, times = made([4, 2])
+    with pytest.raises(ValueError, match=r"targets \(1,\) of torch.int64: expected \(2,\)"):
+        hstu_attention(q, k, v, offsets, targets=torch.tensor([1]))
+    with pytest.raises(ValueError, match="sequence 1 has 2 events, of which 3 are targets"):
+        hstu_attention(q, k, v, offsets, targets=torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match="on a CPU no float16"):
+        hstu_attention(q.half(), k.half(), v.half(), offsets)
+    with pytest.raises(ValueError, match="q is on cpu and position_weights on meta"):
+        hstu_attention(q, k, v, offsets, position_weights=position.to("meta"))
+    with pytest.raises(ValueError, match="q is on cpu and the times on meta"):
+        pairs = PairTimes(times)
+        object.__setattr__(pairs.times, "values", times.values.to("meta"))
+        hstu_attention(q, k, v, offsets, time_weights=time, times=pairs)
+
+
+def test_times_first_looked_at_in_inference_mode_can_be_trained_with():
+    q, k, v, offsets, _, time, times = made([5, 3])
+    pairs = PairTimes(times)
+    with torch.inference_mode():
+        hstu_attention(q, k, v, offsets, time_weights=time, times=pairs)
+        _ = pairs.seconds
+    hstu_attention(q, k, v, offsets, time_weights=time, times=pairs).sum().backward()
+    assert time.grad.any() and not pairs.seconds.is_inference()

@@ -91,3 +91,27 @@ def test_a_second_derivative_is_refused():
     q, k, v = (rows([4]) for _ in range(3))
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(jagged_attention(q, k, v).values.sum(), q.values, create_graph=True)
+
+
+def test_inputs_that_do_not_lie_end_to_end_make_the_same():
+    torch.manual_seed(0)
+    lengths, offsets = [3, 5], offsets_of([3, 5])
+    strided = torch.randn(8, 2, 16, dtype=torch.float64)[..., ::2].requires_grad_()
+    turned = torch.randn(8, 8, 2, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    one = torch.randn(8, 2, 1, dtype=torch.float64, requires_grad=True)
+    inputs = (strided, turned, one.expand(8, 2, 8))
+    found = jagged_attention(*(JaggedTensor(x, offsets) for x in inputs)).values
+    expected = softmax_attention(*inputs, lengths, lengths, 1 / math.sqrt(8), False)
+    assert relative(found, expected) <= 1e-10
+    towards = torch.randn_like(expected)
+    of_ours = torch.autograd.grad(found, (strided, turned, one), towards)
+    of_theirs = torch.autograd.grad(expected, (strided, turned, one), towards)
+    assert all(relative(*pair) <= 1e-10 for pair in zip(of_ours, of_theirs, strict=True))
+
+
+def test_whole_numbers_and_heads_without_columns_are_refused():
+    whole = JaggedTensor(torch.ones(3, 2, 8, dtype=torch.int64), offsets_of([3]))
+    narrow = rows([3], width=0)
+    for x in (whole, narrow):
+        with pytest.raises(ValueError, match="expected floats, at least one column"):
+            jagged_attention(x, x, x)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from attention_references import TIME_BUCKETS, offsets_of, relative, silu_attention
+from attention_references import TIME_BUCKETS, OnAGPU, offsets_of, relative, silu_attention
 
 import genrec_lite.kernels  # noqa: F401  (says how triton is to be imported)
 
@@ -15,7 +15,11 @@ pytest.importorskip("triton", reason="Triton has no package for this system")
 
 from genrec_lite.jagged import JaggedTensor  # noqa: E402
 from genrec_lite.kernels import triton_hstu_attention  # noqa: E402
-from genrec_lite.kernels.hstu_attention import PairTimes, edges_of_buckets  # noqa: E402
+from genrec_lite.kernels.hstu_attention import (  # noqa: E402
+    PairTimes,
+    edges_of_buckets,
+    hstu_attention,
+)
 from genrec_lite.kernels.launch import Launch  # noqa: E402
 from genrec_lite.kernels.triton_hstu_attention import attend  # noqa: E402
 
@@ -194,5 +198,25 @@ def test_a_batch_of_nothing_and_what_cannot_be_launched():
     inputs, times = made([3], widths=(16, 12), dtype=torch.float16)
     with pytest.raises(ValueError, match="heads are 12 wide: .* pad them to 16 with zeros"):
         found_by(inputs, times, [3], None, "none")
-    with pytest.raises(ValueError, match="more than 68 years: are these milliseconds"):
-        _ = PairTimes(JaggedTensor.from_lists([[0, 10**10]], torch.int64)).seconds
+    for times in ([0, 10**10], [2**33, 5, 100]):
+        with pytest.raises(ValueError, match="68 years .are these milliseconds"):
+            _ = PairTimes(JaggedTensor.from_lists([times], torch.int64)).seconds
+
+
+def test_on_a_gpu_the_public_function_calls_its_twin(monkeypatch):
+    called = []
+    right = triton_hstu_attention.attend
+    monkeypatch.setattr(
+        triton_hstu_attention, "attend", lambda *a: called.append(a[8]) or right(*a)
+    )
+    lengths, targets = [3, 0, 9], [1, 0, 2]
+    inputs, times = made(lengths)
+    q, k, v, position, time = (x.detach().as_subclass(OnAGPU) for x in inputs)
+    moved = PairTimes(times.to(DEVICE))
+    found = hstu_attention(
+        q, k, v, offsets_of(lengths).to(DEVICE), position_weights=position, time_weights=time,
+        times=moved, targets=torch.tensor(targets, device=DEVICE), divide_by=4.0,
+    ).as_subclass(torch.Tensor)  # fmt: skip
+    exact = [x.detach().cpu().double() for x in inputs]
+    expected = silu_attention(*exact[:3], lengths, *exact[3:], times.values, targets) / 4
+    assert called == [0.25] and relative(found.cpu(), expected) <= 1e-5

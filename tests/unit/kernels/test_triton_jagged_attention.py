@@ -7,14 +7,16 @@ import math
 
 import pytest
 import torch
-from attention_references import offsets_of, relative, softmax_attention
+from attention_references import OnAGPU, offsets_of, relative, softmax_attention
 
 import genrec_lite.kernels  # noqa: F401  (says how triton is to be imported)
 
 pytest.importorskip("triton", reason="Triton has no package for this system")
 
+from genrec_lite.jagged import JaggedTensor  # noqa: E402
 from genrec_lite.kernels import triton_jagged_attention  # noqa: E402
-from genrec_lite.kernels.launch import Launch  # noqa: E402
+from genrec_lite.kernels.jagged_attention import jagged_attention  # noqa: E402
+from genrec_lite.kernels.launch import Launch, require_short_rows  # noqa: E402
 from genrec_lite.kernels.triton_jagged_attention import attend  # noqa: E402
 
 GPU = torch.cuda.is_available()
@@ -158,3 +160,37 @@ def test_a_batch_of_nothing_and_a_width_that_tensor_cores_cannot_read():
     q, k, v, *offsets = made([3], width=12, dtype=torch.float16)
     with pytest.raises(ValueError, match="heads are 12 wide: .* pad them to 16 with zeros"):
         attend(q, k, v, *offsets, 1.0, False)
+
+
+def test_on_a_gpu_the_public_function_calls_its_twin(monkeypatch):
+    called = []
+    right = triton_jagged_attention.attend
+    monkeypatch.setattr(
+        triton_jagged_attention, "attend", lambda *a: called.append(a[5:]) or right(*a)
+    )
+    q, k, v, *offsets = (x.detach() for x in made([3, 0, 9], [4, 2, 7]))
+    there = [
+        JaggedTensor(x.as_subclass(OnAGPU), o)
+        for x, o in zip((q, k, v), offsets[:1] + offsets[1:] * 2, strict=True)
+    ]
+    found = jagged_attention(*there, causal=True).values.as_subclass(torch.Tensor)
+    expected = softmax_attention(
+        *(x.cpu().double() for x in (q, k, v)), [3, 0, 9], [4, 2, 7], 0.25, True
+    )
+    assert called == [(0.25, True)] and relative(found.cpu(), expected) <= 1e-5
+
+
+def test_offsets_that_change_in_place_make_a_new_list():
+    q, k, v, offsets, _ = made([3, 40])
+    attend(q, k, v, offsets, offsets, 0.25, True)
+    offsets.copy_(offsets_of([40, 3]))
+    found = attend(q, k, v, offsets, offsets, 0.25, True)
+    exact = (x.detach().cpu().double() for x in (q, k, v))
+    assert relative(found.cpu(), softmax_attention(*exact, [40, 3], [40, 3], 0.25, True)) <= 1e-5
+
+
+def test_a_row_of_two_to_the_31_numbers_is_refused_and_a_long_batch_is_not():
+    huge = torch.empty(1, 1, 1).expand(2**20, 4, 512)
+    require_short_rows(huge, offsets_of([2**19, 2**19]))
+    with pytest.raises(ValueError, match="a row has 1048576 positions of 2048 numbers each"):
+        require_short_rows(huge, offsets_of([2**20]))
