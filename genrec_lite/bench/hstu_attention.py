@@ -20,7 +20,8 @@ from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets import Sequences
 from genrec_lite.datasets.batches import NextItemBatches
 from genrec_lite.jagged import JaggedTensor, length_buckets
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, PairTimes, hstu_attention
+from genrec_lite.kernels.hstu_attention import hstu_attention
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS, PairTimes
 
 __all__ = ["BENCHMARK", "compare", "compare_rows"]
 

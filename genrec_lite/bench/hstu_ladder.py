@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrec_lite.datasets import Sequences
-from genrec_lite.encoders.hstu import EPS, HSTU, HSTUBlock
+from genrec_lite.encoders.hstu import HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.jagged import JaggedTensor
-from genrec_lite.kernels.hstu_attention import PairTimes
 from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
 from genrec_lite.recipes.folders import half_interval, write_whole
@@ -48,14 +46,9 @@ LOGS = ("movielens-small", "ml-100k", "online-retail")
 class UngatedBlock(HSTUBlock):
     """An `HSTUBlock` that does not multiply what it found by u."""
 
-    def forward(self, x: JaggedTensor, times: PairTimes | None) -> JaggedTensor:
-        """As `HSTUBlock.forward`, with u left out."""
-        normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
-        _, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)
-        attended = self.attend(q, k, v, x, times)
-        found = F.layer_norm(attended, attended.shape[-1:], eps=EPS)
-        out = self.contract(F.dropout(found, self.dropout, self.training))
-        return x.with_values(x.values + out)
+    def gate(self, u: Tensor, attended: Tensor) -> Tensor:
+        """As `HSTUBlock.gate`, with u left out."""
+        return super().gate(torch.ones_like(u), attended)
 
 
 def encoder_of(rung: str, recipe: Recipe, num_items: int, seed: int) -> SASRec | HSTU:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from genrec_lite.bench.attention_ways import DISTRIBUTIONS, lengths_of
 from genrec_lite.bench.hstu_attention import compare_rows
-from genrec_lite.bench.jagged_attention import DISTRIBUTIONS, lengths_of, require_device
+from genrec_lite.bench.jagged_attention import require_device
 from genrec_lite.bench.timing import Benchmark, Comparison, measure
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, PairTimes, hstu_attention
+from genrec_lite.kernels.hstu_attention import hstu_attention
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS, PairTimes
 
 __all__ = ["table"]
 

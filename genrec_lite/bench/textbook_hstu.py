@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lite.encoders.hstu import EPS, HSTU, SPARE, HSTUBlock
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS
 
 __all__ = ["TextbookHSTU"]
 

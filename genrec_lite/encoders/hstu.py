@@ -16,12 +16,8 @@ from torch.nn import functional as F
 from genrec_lite.encoders.events import recent_events, recent_times, require_events
 from genrec_lite.encoders.relative_bias import Bias, RelativeBias
 from genrec_lite.jagged import JaggedTensor
-from genrec_lite.kernels.hstu_attention import (
-    ACTIVATIONS,
-    Activation,
-    PairTimes,
-    hstu_attention,
-)
+from genrec_lite.kernels.hstu_attention import ACTIVATIONS, Activation, hstu_attention
+from genrec_lite.kernels.time_buckets import PairTimes
 from genrec_lite.training import seeded
 
 __all__ = ["HSTU", "HSTUBlock"]
@@ -81,19 +77,30 @@ class HSTUBlock(nn.Module):
         self.contract = nn.Linear(num_heads * head_dim, dim)
         nn.init.xavier_uniform_(self.contract.weight)
 
-    def forward(self, x: JaggedTensor, times: PairTimes | None) -> JaggedTensor:
+    def forward(
+        self, x: JaggedTensor, times: PairTimes | None, targets: Tensor | None = None
+    ) -> JaggedTensor:
         """(T, d) -> (T, d), each event looking at itself and before it.
 
         Args:
             x: B rows.
             times: of the events, if there is a time bias; not looked at without one.
+            targets: (B,) int64, how many of each row's last events are candidates that do not see
+                each other; none if left out.
         """
-        normed = F.layer_norm(x.values, x.values.shape[-1:], eps=EPS)
-        u, v, q, k = F.silu(normed @ self.expand).chunk(4, dim=-1)  # (T, h d_v) each
-        attended = self.attend(q, k, v, x, times)
+        u, v, q, k = self.project(x.values)
+        attended = self.attend(q, k, v, x, times, targets)
+        return x.with_values(x.values + self.gate(u, attended))
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """u, v, q, k, (T, h d_v) each, of (T, d)."""
+        normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
+        return F.silu(normed @ self.expand).chunk(4, dim=-1)
+
+    def gate(self, u: Tensor, attended: Tensor) -> Tensor:
+        """(T, d) what is added to the events, of the gate and what was found, (T, h d_v) each."""
         gated = u * F.layer_norm(attended, attended.shape[-1:], eps=EPS)
-        out = self.contract(F.dropout(gated, self.dropout, self.training))
-        return x.with_values(x.values + out)
+        return self.contract(F.dropout(gated, self.dropout, self.training))
 
     def attend(
         self,
@@ -102,6 +109,7 @@ class HSTUBlock(nn.Module):
         v: Tensor,
         rows: JaggedTensor,
         times: PairTimes | None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """(T, h d_v) what each event finds among those up to itself."""
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
@@ -115,12 +123,14 @@ class HSTUBlock(nn.Module):
             position_weights=self.bias.position_weights,
             time_weights=time_weights,
             times=None if time_weights is None else times,
+            targets=targets,
             activation=self.activation,
             divide_by=divide_by if self.divide_by == "padded" else 1,
         ).flatten(1)
         if self.activation == "softmax" or self.divide_by == "padded":
             return found
-        return found / rows.lengths.repeat_interleave(rows.lengths)[:, None]
+        places = rows.lengths if targets is None else rows.lengths - (targets - 1).clamp(min=0)
+        return found / places.repeat_interleave(rows.lengths)[:, None]
 
 
 class HSTU(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS
 
 __all__ = ["BIASES", "Bias", "RelativeBias"]
 

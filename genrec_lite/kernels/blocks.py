@@ -12,7 +12,17 @@ import os
 import triton
 import triton.language as tl
 
-__all__ = ["load_block", "locate", "padded_width", "store_block", "tl", "triton"]
+__all__ = [
+    "load_block",
+    "load_tile",
+    "locate",
+    "padded_width",
+    "read_tile",
+    "store_block",
+    "store_tile",
+    "tl",
+    "triton",
+]
 
 if os.environ.get("TRITON_INTERPRET") == "1" and isinstance(tl.max, triton.JITFunction):
     raise ImportError(
@@ -22,10 +32,36 @@ if os.environ.get("TRITON_INTERPRET") == "1" and isinstance(tl.max, triton.JITFu
 
 
 @triton.jit
+def read_tile(p_tiles, i_tile):
+    """Row of a tile (int64) and its first position."""
+    return tl.load(p_tiles + 2 * i_tile).to(tl.int64), tl.load(p_tiles + 2 * i_tile + 1)
+
+
+@triton.jit
 def locate(p_offsets, i_sequence):
     """Where a sequence begins (int64: there may be more than 2^31 values) and its length."""
     start = tl.load(p_offsets + i_sequence).to(tl.int64)
     return start, (tl.load(p_offsets + i_sequence + 1) - start).to(tl.int32)
+
+
+@triton.jit
+def load_tile(p_x, o_rows, n_rows, o_columns, n_columns, beyond):
+    """Rows `o_rows`, columns `o_columns` of a matrix; what lies beyond it reads as `beyond`."""
+    return tl.load(
+        p_x + o_rows[:, None] * n_columns + o_columns[None, :],
+        mask=(o_rows[:, None] < n_rows) & (o_columns[None, :] < n_columns),
+        other=beyond,
+    )
+
+
+@triton.jit
+def store_tile(p_x, b_x, o_rows, n_rows, o_columns, n_columns):
+    """Writes b_x to rows `o_rows`, columns `o_columns` of a matrix, except beyond it."""
+    tl.store(
+        p_x + o_rows[:, None] * n_columns + o_columns[None, :],
+        b_x.to(p_x.dtype.element_ty),
+        mask=(o_rows[:, None] < n_rows) & (o_columns[None, :] < n_columns),
+    )
 
 
 @triton.jit

@@ -7,113 +7,24 @@ product to the last. On a GPU, with SiLU, one launch for the whole batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS, PairTimes
 
-__all__ = [
-    "ACTIVATIONS",
-    "TIME_BUCKETS",
-    "Activation",
-    "PairTimes",
-    "hstu_attention",
-    "time_buckets",
-]
+__all__ = ["ACTIVATIONS", "Activation", "hstu_attention"]
 
 Activation = Literal["silu", "softmax"]
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "softmax")
 
-# Buckets of the time bias, and the width of one: a factor of e^0.301 = 1.35 in time. (The paper's
-# code divides a natural logarithm by log10(2).)
-TIME_BUCKETS, BUCKET_WIDTH = 129, 0.301
 # Queries of a long sequence that a CPU takes at once: later keys than theirs are not looked at, so
 # that half of the pairs of a long sequence cost nothing.
 BLOCK = 256
-
-
-@dataclass(frozen=True, eq=False)
-class PairTimes:
-    """When a batch's events happened, and what attention makes of that once for all its layers.
-
-    Args:
-        times: B rows of whole seconds, one more than the sequence has events, the last of them
-            when the prediction is asked for.
-    Raises:
-        ValueError: if the times are no whole seconds, or a row has none.
-    """
-
-    times: JaggedTensor
-
-    def __post_init__(self) -> None:
-        values = self.times.values
-        if values.is_floating_point():
-            raise ValueError(f"times have dtype {values.dtype}: give whole seconds, torch.int64")
-        short = (self.times.lengths == 0).nonzero()
-        if len(short):
-            raise ValueError(
-                f"row {int(short[0])} of the times is empty: give at least when it asks"
-            )
-
-    @cached_property
-    def buckets(self) -> JaggedTensor:
-        """B rows, int32: n x n of a sequence with n events, query by query; see `time_buckets`."""
-        edges = edges_of_buckets().to(self.times.values.device)
-        found = [torch.empty(0, dtype=torch.int32, device=edges.device)]
-        with torch.inference_mode(False):  # kept for other calls, which may be training
-            for row in self.times:
-                apart = row[1:, None] - row[:-1]  # (n, n), t[i + 1] - t[j]
-                found.append(torch.bucketize(apart, edges, right=True, out_int32=True).flatten())
-            return JaggedTensor.from_lengths(torch.cat(found), (self.times.lengths - 1).square())
-
-    @cached_property
-    def seconds(self) -> Tensor:
-        """(T + B,) int32, seconds since the first event of the row.
-
-        Raises:
-            ValueError: if a row spans more than 2^31 - 2 seconds, 68 years, or a time lies before
-                the first of its row.
-        """
-        with torch.inference_mode(False):  # kept for other calls, which may be training
-            values = self.times.values.long()
-            first = values[self.times.offsets[:-1]]
-            since = values - first.repeat_interleave(self.times.lengths)
-            if len(since) and not 0 <= int(since.min()) <= int(since.max()) < 2**31 - 1:
-                raise ValueError(
-                    f"times lie {int(since.min())} to {int(since.max())} seconds after the first "
-                    "of their row: expected 0 to 2^31 - 2, 68 years (are these milliseconds?)"
-                )
-            return since.to(torch.int32)
-
-
-def time_buckets(times: JaggedTensor) -> JaggedTensor:
-    """Which weight of the time bias each pair of events gets.
-
-    For query i and event j of a sequence it is floor(ln(max(1, t)) / 0.301), at most
-    TIME_BUCKETS - 1, where t is the time from event j to the event *after* i: when a prediction
-    is asked for, the time of asking is known.
-
-    Args:
-        times: see `PairTimes`, which keeps the buckets for all layers; also for the errors.
-    Returns:
-        B rows, int32: n x n of a sequence with n events, query by query; where j is later than i
-        it is 0.
-    """
-    return PairTimes(times).buckets
-
-
-def edges_of_buckets() -> Tensor:
-    """(TIME_BUCKETS - 1,) the whole seconds from which on each later bucket is reached.
-
-    With these no logarithm is rounded: pairs at a bucket's edge are where they should be.
-    """
-    return torch.tensor([math.ceil(math.exp(BUCKET_WIDTH * b)) for b in range(1, TIME_BUCKETS)])
 
 
 def hstu_attention(
@@ -140,7 +51,8 @@ def hstu_attention(
         q, k: (T, h, d_qk), h heads of all events of all sequences.
         v: (T, h, d_v), of q's dtype.
         offsets: (B + 1,) int64, where each sequence begins and the last one ends.
-        position_weights: (L,) by distance, shared by the heads; L at least the longest sequence.
+        position_weights: (L,) by distance, shared by the heads; L at least the longest sequence,
+            of whose targets one counts.
         time_weights: (TIME_BUCKETS,), shared by the heads.
         times: of the same sequences; needed with `time_weights`.
         targets: (B,) int64, how many of each sequence's last events are targets; none if left out.
@@ -156,8 +68,8 @@ def hstu_attention(
     lengths = _checked_lengths(q, k, v, offsets)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}: choose from {', '.join(ACTIVATIONS)}")
-    _check_biases(position_weights, time_weights, times, lengths, q.device)
     counts = _checked_targets(targets, lengths)
+    _check_biases(position_weights, time_weights, times, lengths, counts, q.device)
     wide = torch.promote_types(q.dtype, torch.float32)  # what sums over many pairs are made in
     if position_weights is not None:
         position_weights = position_weights.to(wide)
@@ -213,9 +125,10 @@ def _check_biases(
     time_weights: Tensor | None,
     times: PairTimes | None,
     lengths: list[int],
+    targets: list[int],
     device: torch.device,
 ) -> None:
-    longest = max(lengths, default=0)
+    places = max((n - max(0, m - 1) for n, m in zip(lengths, targets, strict=True)), default=0)
     for name, table in (("position_weights", position_weights), ("time_weights", time_weights)):
         if table is not None and table.device != device:
             raise ValueError(f"q is on {device} and {name} on {table.device}: move one of them")
@@ -224,11 +137,11 @@ def _check_biases(
             f"q is on {device} and the times on {times.times.values.device}: move one of them"
         )
     if position_weights is not None and (
-        position_weights.ndim != 1 or len(position_weights) < longest
+        position_weights.ndim != 1 or len(position_weights) < places
     ):
         raise ValueError(
-            f"position_weights {tuple(position_weights.shape)} for a sequence of {longest} "
-            f"events: expected at least ({longest},)"
+            f"position_weights {tuple(position_weights.shape)} for a sequence of {places} places "
+            f"(all targets share one): expected at least ({places},)"
         )
     if (time_weights is None) != (times is None):
         raise ValueError("a time bias is made of time_weights and times: give both or neither")
@@ -335,7 +248,9 @@ class _HSTUAttention(torch.autograd.Function):
         grad_position = None
         if grad_bias is not None:
             grad_position = torch.zeros_like(position_weights)
-            grad_position[:longest] = diagonal_sums(grad_bias)[longest - 1 :]
+            by_distance = diagonal_sums(grad_bias)[longest - 1 :]
+            reached = min(longest, len(grad_position))  # beyond it only targets, which are one
+            grad_position[:reached] = by_distance[:reached]
         return grad_q, grad_k, grad_v, grad_position, grad_time, None, None
 
 
@@ -414,7 +329,9 @@ def _by_distance(weights: Tensor | None, longest: int, *, like: Tensor) -> Tenso
     SiLU and softmax make an exact 0 of half the lowest number, and so do their derivatives; minus
     infinity would make a NaN of the first. No product of q and k can bring it back.
     """
-    known = like.new_zeros(longest) if weights is None else weights[:longest].to(like.dtype)
+    known = like.new_zeros(longest)
+    if weights is not None:  # which may be shorter where the last events are targets
+        known[: len(weights)] = weights[:longest].to(like.dtype)
     line = known.new_full((2 * longest + 1,), torch.finfo(like.dtype).min / 2)
     line[:longest] = known.flip(0)  # a row further down begins one place further left
     return line.unfold(0, longest, 1)[:longest].flip(0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.kernels.limits import require_whole_vectors
 
 __all__ = [
     "jagged_dense_add",
@@ -128,7 +129,7 @@ def jagged_dense_matmul(x: JaggedTensor, dense: Tensor) -> JaggedTensor:
     width = x.values.shape[1]
     _check_shape("dense", dense, (len(x), width, "N"), "a matrix for each row of x, of its width")
     if x.values.is_cuda:
-        _check_half_width(x=x.values, dense=dense)
+        require_whole_vectors(x=x.values, dense=dense)
         return x.with_values(_triton().jagged_dense_matmul(x.values, x.offsets, dense))
     if not len(x):
         return x.with_values(x.values @ dense.sum(0))  # (0, N)
@@ -153,7 +154,7 @@ def jagged_jagged_matmul(x: JaggedTensor, y: JaggedTensor) -> Tensor:
     _check_shape("y", y.values, ("T", "N"))
     _check_same_rows(x, y, ("x", "y"))
     if x.values.is_cuda:
-        _check_half_width(x=x.values, y=y.values)
+        require_whole_vectors(x=x.values, y=y.values)
         return _triton().jagged_jagged_matmul(x.values, y.values, x.offsets)
     if not len(x):
         return (x.values.mT @ y.values)[None][:0]
@@ -185,7 +186,7 @@ def pooled_attention(
     _check_same_rows(keys, values, ("keys", "values"))
     scale = 1 / math.sqrt(query.shape[2]) if scale is None else scale
     if query.is_cuda:
-        _check_half_width(query=query)
+        require_whole_vectors(query=query)
         return _triton().pooled_attention(query, keys.values, values.values, keys.offsets, scale)
     if not len(keys):
         return query * 0
@@ -273,17 +274,3 @@ def _check_same_rows(x: JaggedTensor, y: JaggedTensor, names: tuple[str, str]) -
             f"row {row} has {int(x.lengths[row])} values in {first} and {int(y.lengths[row])} in "
             f"{second}: both need the same offsets"
         )
-
-
-def _check_half_width(**named: Tensor) -> None:
-    """Raises a ValueError if a last dimension is no multiple of 8 in half precision.
-
-    Rows of 8 times 2 bytes begin at multiples of 16, which is what a GPU loads at once.
-    """
-    for name, x in named.items():
-        width = x.shape[-1]
-        if x.dtype in (torch.float16, torch.bfloat16) and width % 8:
-            raise ValueError(
-                f"{name} is {width} wide: in half precision a multiple of 8 is needed; pad it to "
-                f"{(width + 7) // 8 * 8} with zeros, or use float32"
-            )

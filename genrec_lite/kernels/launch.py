@@ -10,15 +10,7 @@ from torch import Tensor
 
 from genrec_lite.kernels.blocks import tl
 
-__all__ = [
-    "LAUNCHES",
-    "Launch",
-    "launch",
-    "launch_for",
-    "require_short_rows",
-    "require_whole_vectors",
-    "sum_type",
-]
+__all__ = ["LAUNCHES", "Launch", "launch", "launch_for", "sum_type"]
 
 
 @dataclass(frozen=True)
@@ -101,33 +93,6 @@ def sum_type(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
     if dtype == torch.float64:
         return torch.float64, tl.float64
     return torch.float32, tl.float32
-
-
-def require_short_rows(x: Tensor, offsets: Tensor) -> None:
-    """Raises a ValueError if a row of x (T, ...) has 2^31 numbers or more.
-
-    Where a row begins is counted in 64 bits, places within it in 32.
-    """
-    if x.numel() < 2**31:
-        return
-    longest = int(offsets.diff().max())
-    if longest * x[0].numel() >= 2**31:
-        raise ValueError(
-            f"a row has {longest} positions of {x[0].numel()} numbers each, 2^31 or more in all: "
-            "cut it, or give it fewer heads"
-        )
-
-
-def require_whole_vectors(width: int, dtype: torch.dtype) -> None:
-    """Raises a ValueError if rows of `width` in half precision are no multiple of 16 bytes.
-
-    Tensor cores are fed 16 bytes at a time: eight values of half precision.
-    """
-    if dtype in (torch.float16, torch.bfloat16) and width % 8:
-        raise ValueError(
-            f"heads are {width} wide: in half precision a multiple of 8 is needed; pad them to "
-            f"{(width + 7) // 8 * 8} with zeros, or use float32"
-        )
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:

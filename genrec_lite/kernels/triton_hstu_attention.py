@@ -8,15 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_lite.kernels.hstu_attention import TIME_BUCKETS, diagonal_sums, edges_of_buckets
-from genrec_lite.kernels.launch import (
-    launch,
-    launch_for,
-    require_short_rows,
-    require_whole_vectors,
-    sum_type,
-)
+from genrec_lite.kernels.hstu_attention import diagonal_sums
+from genrec_lite.kernels.launch import launch, launch_for, sum_type
+from genrec_lite.kernels.limits import require_short_rows, require_whole_vectors
 from genrec_lite.kernels.tiles import band_list, tile_list
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS, edges_of_buckets
 from genrec_lite.kernels.triton_hstu_kernels import (
     BINS,
     backward_keys_kernel,
@@ -47,8 +43,8 @@ def attend(
         targets: (B,) int64, or None for none.
         share: what the output is multiplied by.
     """
+    require_whole_vectors(q=q, v=v)  # k is as wide as q
     for x in (q, v):
-        require_whole_vectors(x.shape[2], x.dtype)
         require_short_rows(x, offsets)
     return _forward(q, k, v, offsets, position_weights, time_weights, seconds, targets, share)
 

@@ -1,14 +1,28 @@
-"""HSTU's attention in Triton, its biases of position and time made in the kernel from two tables.
+"""HSTU's attention in Triton, forward and backward: which pairs of events a program looks at.
 
-Zhai et al. 2024 (2402.17152), section 3.2. A bias of every pair, stored, would take as much memory
-as the scores that flash attention avoids; here a pair's distance and time bucket are computed
-where its score is, forward and backward. Three backward kernels, for queries, keys and tables,
-write every gradient once: no atomic additions, so the same input gives the same bits.
+What it does with them is in `genrec_lite.kernels.triton_hstu_pairs`. Three backward kernels, for
+queries, keys and tables, write every gradient once: no atomic additions, so the same input gives
+the same bits.
 """
 
 from __future__ import annotations
 
-from genrec_lite.kernels.blocks import load_block, locate, padded_width, store_block, tl, triton
+from genrec_lite.kernels.blocks import (
+    load_block,
+    locate,
+    padded_width,
+    read_tile,
+    store_block,
+    tl,
+    triton,
+)
+from genrec_lite.kernels.triton_hstu_pairs import (
+    bucket,
+    scores,
+    seen,
+    sigmoid,
+    weights_and_gradients,
+)
 
 __all__ = [
     "BINS",
@@ -18,52 +32,8 @@ __all__ = [
     "tables_kernel",
 ]
 
-# Buckets are 0.301 of a natural logarithm wide, as in `genrec_lite.kernels.hstu_attention`; the
-# kernel takes logarithms to the base 2.
-BUCKETS_A_DOUBLING = tl.constexpr(0.6931471805599453 / 0.301)
-# More than a logarithm in float32 is wrong by, and less than 1.
-MARGIN = tl.constexpr(1e-4)
 # Time buckets, rounded up to a power of 2.
 BINS = tl.constexpr(256)
-
-
-@triton.jit
-def _bucket(b_asked, b_happened, p_edges):
-    """The time bucket of each pair [BM, BN]: an estimate from below and one exact comparison."""
-    b_apart = tl.maximum(b_asked[:, None] - b_happened[None, :], 1)
-    b_estimate = tl.log2(b_apart.to(tl.float32)) * BUCKETS_A_DOUBLING - MARGIN
-    b_low = tl.maximum(b_estimate, 0.0).to(tl.int32)
-    return b_low + (b_apart >= tl.load(p_edges + b_low)).to(tl.int32)
-
-
-@triton.jit
-def _distance(o_q, o_k, o_last):
-    """How many places apart [BM, BN]; all targets stand at `o_last`, after the history."""
-    o_from = tl.minimum(o_q, o_last)[:, None]
-    return tl.maximum(o_from - tl.minimum(o_k, o_last)[None, :], 0)
-
-
-@triton.jit
-def _seen(o_q, o_k, n, n_history, TARGETS: tl.constexpr):
-    """Which pairs count [BM, BN]: up to the query itself, and of the targets only itself."""
-    b_seen = (o_k[None, :] <= o_q[:, None]) & (o_k[None, :] < n)
-    if TARGETS:
-        b_seen = b_seen & ((o_k[None, :] < n_history) | (o_k[None, :] == o_q[:, None]))
-    return b_seen
-
-
-@triton.jit
-def _scores(
-    b_q, b_k, o_q, o_k, o_last, b_asked, b_happened, p_position_weights, p_time_weights, p_edges,
-    POSITION: tl.constexpr, TIME: tl.constexpr, SUM: tl.constexpr,
-):  # fmt: skip
-    """Products of queries and keys plus the biases [BM, BN]."""
-    b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee", out_dtype=SUM)
-    if POSITION:
-        b_s += tl.load(p_position_weights + _distance(o_q, o_k, o_last))
-    if TIME:
-        b_s += tl.load(p_time_weights + _bucket(b_asked, b_happened, p_edges))
-    return b_s
 
 
 @triton.jit
@@ -84,8 +54,8 @@ def forward_kernel(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The output of BM events of one sequence and head."""
-    i_tile, i_head = tl.program_id(0) // H, tl.program_id(0) % H
-    i_sequence = tl.load(p_tiles + 2 * i_tile)
+    i_sequence, o_first = read_tile(p_tiles, tl.program_id(0) // H)
+    i_head = tl.program_id(0) % H
     start, n = locate(p_offsets, i_sequence)
     n_history, o_last = _history(p_targets, i_sequence, n, TARGETS)
     p_q += (start * H + i_head) * D
@@ -93,7 +63,6 @@ def forward_kernel(
     p_v += (start * H + i_head) * E
     p_out += (start * H + i_head) * E
     p_times += start + i_sequence  # a row of times is one longer than its events
-    o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_q = o_first + tl.arange(0, BM)
     # [BM, BD]
     b_q = load_block(p_q, o_q, n, H * D, D, True)
@@ -146,42 +115,14 @@ def _look(
     if TIME:
         b_happened = tl.load(p_times + o_k, mask=o_k < n, other=0)
     # [BM, BN]
-    b_s = _scores(
+    b_s = scores(
         b_q, b_k, o_q, o_k, o_last, b_asked, b_happened, p_position_weights, p_time_weights,
         p_edges, POSITION, TIME, SUM,
     )  # fmt: skip
-    b_p = b_s * _sigmoid(b_s)
+    b_p = b_s * sigmoid(b_s)
     if MASKED:
-        b_p = tl.where(_seen(o_q, o_k, n, n_history, TARGETS), b_p, 0.0)
+        b_p = tl.where(seen(o_q, o_k, n, n_history, TARGETS), b_p, 0.0)
     return tl.dot(b_p.to(b_v.dtype), b_v, b_out, input_precision="ieee", out_dtype=SUM)
-
-
-@triton.jit
-def _sigmoid(b_s):
-    return 1.0 / (1.0 + tl.exp(-b_s))
-
-
-@triton.jit
-def _pairs(
-    b_q, b_k, b_v, b_grad, b_asked, b_happened, p_position_weights, p_time_weights, p_edges,
-    o_q, o_k, n, n_history, o_last,
-    POSITION: tl.constexpr, TIME: tl.constexpr, TARGETS: tl.constexpr, MASKED: tl.constexpr,
-    SUM: tl.constexpr,
-):  # fmt: skip
-    """Weights and gradients of the scores of BM events and BN keys, both [BM, BN]."""
-    b_s = _scores(
-        b_q, b_k, o_q, o_k, o_last, b_asked, b_happened, p_position_weights, p_time_weights,
-        p_edges, POSITION, TIME, SUM,
-    )  # fmt: skip
-    b_sigmoid = _sigmoid(b_s)
-    b_p = b_s * b_sigmoid
-    b_grad_p = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee", out_dtype=SUM)
-    b_grad_s = b_grad_p * b_sigmoid * (1.0 + b_s * (1.0 - b_sigmoid))
-    if MASKED:
-        b_seen = _seen(o_q, o_k, n, n_history, TARGETS)
-        b_p = tl.where(b_seen, b_p, 0.0)
-        b_grad_s = tl.where(b_seen, b_grad_s, 0.0)
-    return b_p, b_grad_s
 
 
 @triton.jit
@@ -193,14 +134,13 @@ def backward_queries_kernel(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of BM queries: a walk over the keys they see, as in the forward pass."""
-    i_tile, i_head = tl.program_id(0) // H, tl.program_id(0) % H
-    i_sequence = tl.load(p_tiles + 2 * i_tile)
+    i_sequence, o_first = read_tile(p_tiles, tl.program_id(0) // H)
+    i_head = tl.program_id(0) % H
     start, n = locate(p_offsets, i_sequence)
     n_history, o_last = _history(p_targets, i_sequence, n, TARGETS)
     p_k += (start * H + i_head) * D
     p_v += (start * H + i_head) * E
     p_times += start + i_sequence
-    o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_q = o_first + tl.arange(0, BM)
     # [BM, BD], [BM, BE]
     b_q = load_block(p_q + (start * H + i_head) * D, o_q, n, H * D, D, True)
@@ -251,7 +191,7 @@ def _gather_queries(
     b_happened = o_k
     if TIME:
         b_happened = tl.load(p_times + o_k, mask=o_k < n, other=0)
-    _, b_grad_s = _pairs(
+    _, b_grad_s = weights_and_gradients(
         b_q, b_k, b_v, b_grad, b_asked, b_happened, p_position_weights, p_time_weights, p_edges,
         o_q, o_k, n, n_history, o_last, POSITION, TIME, TARGETS, MASKED, SUM,
     )  # fmt: skip
@@ -271,14 +211,13 @@ def backward_keys_kernel(
     With targets and a position bias also, for each key, the sum over the targets of the gradients
     of its scores: they are all at one distance from it.
     """
-    i_tile, i_head = tl.program_id(0) // H, tl.program_id(0) % H
-    i_sequence = tl.load(p_tiles + 2 * i_tile)
+    i_sequence, o_first = read_tile(p_tiles, tl.program_id(0) // H)
+    i_head = tl.program_id(0) % H
     start, n = locate(p_offsets, i_sequence)
     n_history, o_last = _history(p_targets, i_sequence, n, TARGETS)
     p_q += (start * H + i_head) * D
     p_grad += (start * H + i_head) * E
     p_times += start + i_sequence
-    o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_k = o_first + tl.arange(0, BN)
     # [BN, BD], [BN, BE]
     b_k = load_block(p_k + (start * H + i_head) * D, o_k, n, H * D, D, True)
@@ -343,7 +282,7 @@ def _gather_keys(
     b_asked = o_q
     if TIME:
         b_asked = tl.load(p_times + o_q + 1, mask=o_q < n, other=0)
-    b_p, b_grad_s = _pairs(
+    b_p, b_grad_s = weights_and_gradients(
         b_q, b_k, b_v, b_grad, b_asked, b_happened, p_position_weights, p_time_weights, p_edges,
         o_q, o_k, n, n_history, o_last, POSITION, TIME, TARGETS, MASKED, SUM,
     )  # fmt: skip
@@ -399,7 +338,7 @@ def tables_kernel(
             b_k = load_block(p_k + at * D, o_k, n, H * D, D, True)
             b_v = load_block(p_v + at * E, o_k, n, H * E, E, True)
             b_grad = load_block(p_grad + at * E, o_q, n, H * E, E, True)
-            _, b_grad_s = _pairs(
+            _, b_grad_s = weights_and_gradients(
                 b_q, b_k, b_v, b_grad, b_asked, b_happened, p_position_weights, p_time_weights,
                 p_edges, o_q, o_k, n, n_history, o_last, POSITION, TIME, TARGETS, True, SUM,
             )  # fmt: skip
@@ -410,8 +349,8 @@ def tables_kernel(
             else:
                 b_position += b_all
         if TIME:
-            b_seen = _seen(o_q, o_k, n, n_history, TARGETS) & (o_q[:, None] < n)
-            b_bucket = tl.where(b_seen, _bucket(b_asked, b_happened, p_edges), 0)
+            b_seen = seen(o_q, o_k, n, n_history, TARGETS) & (o_q[:, None] < n)
+            b_bucket = tl.where(b_seen, bucket(b_asked, b_happened, p_edges), 0)
             i_most = tl.max(tl.max(b_bucket, 1), 0)
             i_least = tl.min(tl.min(tl.where(b_seen, b_bucket, i_most), 1), 0)
             for i_bucket in range(i_least, i_most + 1):

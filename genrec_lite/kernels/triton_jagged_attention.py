@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_lite.kernels.blocks import load_block, locate, padded_width, store_block, tl, triton
-from genrec_lite.kernels.launch import (
-    launch,
-    launch_for,
-    require_short_rows,
-    require_whole_vectors,
-    sum_type,
+from genrec_lite.kernels.blocks import (
+    load_block,
+    locate,
+    padded_width,
+    read_tile,
+    store_block,
+    tl,
+    triton,
 )
+from genrec_lite.kernels.launch import launch, launch_for, sum_type
+from genrec_lite.kernels.limits import require_short_rows, require_whole_vectors
 from genrec_lite.kernels.tiles import tile_list
 
 __all__ = ["attend"]
@@ -34,8 +37,8 @@ def forward_kernel(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The output of BM queries of one sequence and head, and log2 of their softmax's sums."""
-    i_tile, i_head = tl.program_id(0) // H, tl.program_id(0) % H
-    i_sequence = tl.load(p_tiles + 2 * i_tile)
+    i_sequence, o_first = read_tile(p_tiles, tl.program_id(0) // H)
+    i_head = tl.program_id(0) % H
     q_start, n_q = locate(p_q_offsets, i_sequence)
     k_start, n_k = locate(p_k_offsets, i_sequence)
     p_q += (q_start * H + i_head) * D
@@ -43,7 +46,6 @@ def forward_kernel(
     p_lse += q_start * H + i_head
     p_k += (k_start * H + i_head) * D
     p_v += (k_start * H + i_head) * D
-    o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_q = o_first + tl.arange(0, BM)
     ahead = n_k - n_q  # the last query stands beside the last key
     # [BM, BD]
@@ -123,6 +125,7 @@ def backward_keys_kernel(
     p_lse += q_start * H + i_head
     p_dot += q_start * H + i_head
     k_start = (k_start * H + i_head) * D
+    # Not `read_tile` above: read that early, it takes 168 registers for 124 (float32, sm_90).
     o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_k = o_first + tl.arange(0, BN)
     ahead = n_k - n_q
@@ -190,8 +193,8 @@ def backward_queries_kernel(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of BM queries: a walk over the keys they see, as in the forward pass."""
-    i_tile, i_head = tl.program_id(0) // H, tl.program_id(0) % H
-    i_sequence = tl.load(p_tiles + 2 * i_tile)
+    i_sequence, o_first = read_tile(p_tiles, tl.program_id(0) // H)
+    i_head = tl.program_id(0) % H
     q_start, n_q = locate(p_q_offsets, i_sequence)
     k_start, n_k = locate(p_k_offsets, i_sequence)
     p_lse += q_start * H + i_head
@@ -199,7 +202,6 @@ def backward_queries_kernel(
     q_start = (q_start * H + i_head) * D
     p_k += (k_start * H + i_head) * D
     p_v += (k_start * H + i_head) * D
-    o_first = tl.load(p_tiles + 2 * i_tile + 1)
     o_q = o_first + tl.arange(0, BM)
     ahead = n_k - n_q
     # [BM, BD]
@@ -261,7 +263,7 @@ def attend(
     causal: bool,
 ) -> Tensor:
     """(T, h, d); see `genrec_lite.kernels.jagged_attention`, which checks what comes here."""
-    require_whole_vectors(q.shape[2], q.dtype)
+    require_whole_vectors(q=q)  # k and v are as wide
     require_short_rows(q, q_offsets)
     require_short_rows(k, k_offsets)
     return _forward(q, k, v, q_offsets, k_offsets, scale, causal)[0]

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_lite.kernels.blocks import load_block, locate, padded_width, store_block, tl, triton
+from genrec_lite.kernels.blocks import (
+    load_block,
+    load_tile,
+    locate,
+    padded_width,
+    read_tile,
+    store_block,
+    store_tile,
+    tl,
+    triton,
+)
 from genrec_lite.kernels.launch import launch, sum_type
 from genrec_lite.kernels.tiles import tile_list
 from genrec_lite.kernels.triton_jagged_rows import (
@@ -23,10 +33,7 @@ from genrec_lite.kernels.triton_jagged_rows import (
     jagged_softmax,
     jagged_to_padded,
     keep_inputs,
-    load_tile,
     padded_to_jagged,
-    read_tile,
-    store_tile,
     whole_rows,
 )
 

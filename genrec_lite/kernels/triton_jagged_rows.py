@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_lite.kernels.blocks import locate, tl, triton
+from genrec_lite.kernels.blocks import load_tile, locate, read_tile, store_tile, tl, triton
 from genrec_lite.kernels.launch import launch, sum_type
 from genrec_lite.kernels.tiles import tile_list
 
@@ -26,32 +26,6 @@ __all__ = [
 AT_ONCE = 2048
 # Columns of a block of the softmax, at most.
 SOFTMAX_COLUMNS = 64
-
-
-@triton.jit
-def read_tile(p_tiles, i_tile):
-    """Row of a tile (int64) and its first position."""
-    return tl.load(p_tiles + 2 * i_tile).to(tl.int64), tl.load(p_tiles + 2 * i_tile + 1)
-
-
-@triton.jit
-def load_tile(p_x, o_rows, n_rows, o_columns, n_columns, beyond):
-    """Rows `o_rows`, columns `o_columns` of a matrix; what lies beyond it reads as `beyond`."""
-    return tl.load(
-        p_x + o_rows[:, None] * n_columns + o_columns[None, :],
-        mask=(o_rows[:, None] < n_rows) & (o_columns[None, :] < n_columns),
-        other=beyond,
-    )
-
-
-@triton.jit
-def store_tile(p_x, b_x, o_rows, n_rows, o_columns, n_columns):
-    """Writes b_x to rows `o_rows`, columns `o_columns` of a matrix, except beyond it."""
-    tl.store(
-        p_x + o_rows[:, None] * n_columns + o_columns[None, :],
-        b_x.to(p_x.dtype.element_ty),
-        mask=(o_rows[:, None] < n_rows) & (o_columns[None, :] < n_columns),
-    )
 
 
 def whole_rows(offsets: Tensor) -> Tensor:

@@ -7,16 +7,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from genrec_lite.bench import hstu_lengths, jagged_attention
-from genrec_lite.bench.jagged_attention import (
-    DISTRIBUTIONS,
-    Setting,
-    compare,
-    lengths_of,
-    peak_memory,
-    predicted,
-    table,
-)
+from genrec_lite.bench import attention_ways, hstu_lengths, jagged_attention
+from genrec_lite.bench.attention_ways import DISTRIBUTIONS, Setting, lengths_of
+from genrec_lite.bench.jagged_attention import compare, peak_memory, predicted, table
 from genrec_lite.cli import app
 
 
@@ -53,8 +46,8 @@ def test_the_ways_agree_and_a_wrong_one_is_not_timed(monkeypatch, backward, caus
     comparison = compare(setting)
     names = ["padded SDPA", "4 buckets", "dense"] + ["FlexAttention"] * (not backward)
     assert list(comparison.peers) == names and 0 < comparison.setting["difference"] < 1e-5
-    right = jagged_attention._dense
-    monkeypatch.setattr(jagged_attention, "_dense", lambda *x, **o: right(*x, **o) * 1.001)
+    right = attention_ways._dense
+    monkeypatch.setattr(attention_ways, "_dense", lambda *x, **o: right(*x, **o) * 1.001)
     with pytest.raises(AssertionError, match="dense differs by 0.001"):
         compare(setting)
 
@@ -71,7 +64,7 @@ def test_the_tables_hold_each_way_and_the_command_prints_them(monkeypatch):
     small = [Setting("uniform", 24, 8, heads=1, width=8, backward=b) for b in (False, True)]
     monkeypatch.setattr(jagged_attention, "settings", lambda device: small)
     monkeypatch.setattr(jagged_attention, "peak_memory", lambda setting, way: 2**20)
-    monkeypatch.setattr(jagged_attention, "_flex", lambda rows, causal: lambda q, k, v: q)
+    monkeypatch.setattr(attention_ways, "_flex", lambda rows, causal: lambda q, k, v: q)
     monkeypatch.setattr(jagged_attention, "TOLERANCE", 1e9)
     found = table("cpu", repeats=1)
     lengths = lengths_of("uniform", 24, 8)

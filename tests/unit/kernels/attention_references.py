@@ -46,8 +46,10 @@ def bucket_of(seconds: int) -> int:
     return min(TIME_BUCKETS - 1, math.floor(math.log(max(1, seconds)) / 0.301))
 
 
-def silu_attention(q, k, v, lengths, position, time, times, targets=None) -> Tensor:
-    """(T, h, d_v); rows of times are one longer than those of events."""
+def biased_attention(
+    q, k, v, lengths, position, time, times, targets=None, activation="silu"
+) -> Tensor:
+    """(T, h, d_v) of HSTU; rows of times are one longer than those of events."""
     found, start, asked = [], 0, 0
     for n, count in zip(lengths, targets or [0] * len(lengths), strict=True):
         history = n - count
@@ -62,7 +64,10 @@ def silu_attention(q, k, v, lengths, position, time, times, targets=None) -> Ten
                 at = times[asked + i + 1]
                 buckets = [bucket_of(int(at - times[asked + j])) for j in seen]
                 scores = scores + time[torch.tensor(buckets)][:, None]
-            weights = scores / (1 + torch.exp(-scores))
+            if activation == "silu":
+                weights = scores / (1 + torch.exp(-scores))
+            else:
+                weights = scores.softmax(0)
             found.append((weights[:, :, None] * v[keys]).sum(0))
         start, asked = start + n, asked + n + 1
     return torch.stack(found) if found else v * 0

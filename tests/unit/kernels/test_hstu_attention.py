@@ -4,61 +4,56 @@ import math
 
 import pytest
 import torch
-from attention_references import silu_attention
-from torch import Tensor
+from attention_references import biased_attention, bucket_of, offsets_of, relative
 
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.kernels import hstu_attention as module
-from genrec_lite.kernels.hstu_attention import (
-    TIME_BUCKETS,
-    PairTimes,
-    hstu_attention,
-    time_buckets,
-)
+from genrec_lite.kernels.hstu_attention import hstu_attention
+from genrec_lite.kernels.time_buckets import TIME_BUCKETS, PairTimes, time_buckets
 
 LENGTHS = [3, 17, 0, 1, 9, 0]
 
 
-def bucket_of(seconds: int) -> int:
-    return min(TIME_BUCKETS - 1, math.floor(math.log(max(1, seconds)) / 0.301))
-
-
-def by_loops(q, k, v, lengths, position, time, times, activation) -> Tensor:
-    """One pair after the other: what equation and public code say, nothing shared with ours."""
-    out, start, asked = [], 0, 0
-    for n in lengths:
-        for i in range(start, start + n):
-            heads = []
-            for head in range(q.shape[1]):
-                scores = []
-                for j in range(start, i + 1):
-                    score = (q[i, head] * k[j, head]).sum()
-                    if position is not None:
-                        score = score + position[i - j]
-                    if time is not None:
-                        # the time of the event after i: rows of times are one longer
-                        at = times[asked + (i - start) + 1] - times[asked + (j - start)]
-                        score = score + time[bucket_of(int(at))]
-                    scores.append(score)
-                s = torch.stack(scores)
-                weights = s / (1 + torch.exp(-s)) if activation == "silu" else s.softmax(0)
-                heads.append((weights[:, None] * v[start : i + 1, head]).sum(0))
-            out.append(torch.stack(heads))
-        start, asked = start + n, asked + n + 1
-    return torch.stack(out) if out else v * 0
-
-
-def made(lengths, heads=2, dtype=torch.float64, seed=0, widths=(5, 3)):
+def made(lengths, heads=2, dtype=torch.float64, seed=0, widths=(5, 3), places=20):
     torch.manual_seed(seed)
     total = sum(lengths)
     q, k = (torch.randn(total, heads, widths[0], dtype=dtype).requires_grad_() for _ in range(2))
     v = torch.randn(total, heads, widths[1], dtype=dtype).requires_grad_()
-    position = torch.randn(20, dtype=dtype).requires_grad_()
+    position = torch.randn(places, dtype=dtype).requires_grad_()
     time = torch.randn(TIME_BUCKETS, dtype=dtype).requires_grad_()
     gaps = [10 ** torch.empty(n + 1).uniform_(0, 7) for n in lengths]
     times = JaggedTensor.from_lists([gap.long().cumsum(0) for gap in gaps])
-    offsets = JaggedTensor.from_lengths(torch.empty(total), torch.tensor(lengths)).offsets
-    return q, k, v, offsets, position, time, times
+    return q, k, v, offsets_of(lengths), position, time, times
+
+
+def assert_as_defined(
+    inputs, lengths, bias="both", *, bound=1e-10, targets=None, activation="silu", divide_by=1.0
+):
+    """Output and gradients of `made` inputs are those of a loop in float64."""
+    q, k, v, offsets, position, time, times = inputs
+    by_position, by_time = bias in ("both", "position"), bias in ("both", "time")
+    found = hstu_attention(
+        q, k, v, offsets,
+        position_weights=position if by_position else None,
+        time_weights=time if by_time else None,
+        times=PairTimes(times) if by_time else None,
+        targets=None if targets is None else torch.tensor(targets),
+        activation=activation, divide_by=divide_by,
+    )  # fmt: skip
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v, position, time)]
+    expected = biased_attention(
+        *exact[:3], lengths, exact[3] if by_position else None, exact[4] if by_time else None,
+        times.values, targets, activation,
+    ) / divide_by  # fmt: skip
+    assert relative(found, expected) < bound
+    towards = torch.randn_like(expected)
+    found.backward(towards.to(found.dtype))
+    expected.backward(towards)
+    for ours, theirs in zip((q, k, v, position, time), exact, strict=True):
+        if theirs.grad is None:
+            assert ours.grad is None
+        else:
+            assert relative(ours.grad, theirs.grad) < bound
 
 
 @pytest.mark.parametrize("activation", ["silu", "softmax"])
@@ -66,34 +61,8 @@ def made(lengths, heads=2, dtype=torch.float64, seed=0, widths=(5, 3)):
 @pytest.mark.parametrize("heads", [1, 2])
 def test_output_and_all_gradients_are_those_of_loops_over_pairs(activation, bias, heads):
     for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-        q, k, v, offsets, position, time, times = made(LENGTHS, heads, dtype)
-        use_position, use_time = bias in ("both", "position"), bias in ("both", "time")
-        found = hstu_attention(
-            q, k, v, offsets,
-            position_weights=position if use_position else None,
-            time_weights=time if use_time else None,
-            times=PairTimes(times) if use_time else None,
-            activation=activation,
-        )  # fmt: skip
-        reference = [t.detach().double().requires_grad_() for t in (q, k, v, position, time)]
-        rq, rk, rv, rp, rt = reference
-        expected = by_loops(
-            rq, rk, rv, LENGTHS, rp if use_position else None, rt if use_time else None,
-            times.values, activation,
-        )  # fmt: skip
-        assert relative(found, expected) < bound
-        towards = torch.randn_like(expected)
-        found.backward(towards.to(dtype))
-        expected.backward(towards)
-        for ours, theirs in zip((q, k, v, position, time), reference, strict=True):
-            if theirs.grad is None:
-                assert ours.grad is None
-            else:
-                assert relative(ours.grad, theirs.grad) < bound
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.detach().double() - theirs.detach()).norm() / theirs.detach().norm())
+        inputs = made(LENGTHS, heads, dtype)
+        assert_as_defined(inputs, LENGTHS, bias, bound=bound, activation=activation)
 
 
 def test_buckets_are_those_of_the_formula_at_every_edge():
@@ -238,7 +207,7 @@ def test_shapes_that_do_not_fit_are_named():
         hstu_attention(q, k, v, offsets, activation="relu")
     with pytest.raises(ValueError, match="give both or neither"):
         hstu_attention(q, k, v, offsets, time_weights=time)
-    with pytest.raises(ValueError, match=r"position_weights \(3,\) for a sequence of 4 events"):
+    with pytest.raises(ValueError, match=r"position_weights \(3,\) for a sequence of 4 places"):
         hstu_attention(q, k, v, offsets, position_weights=position[:3])
     pairs = PairTimes(times)
     with pytest.raises(ValueError, match=r"time_weights \(100,\): expected \(129,\)"):
@@ -258,20 +227,20 @@ def test_shapes_that_do_not_fit_are_named():
 def test_long_rows_in_blocks_and_targets_are_as_defined(monkeypatch, block, targets, bias):
     monkeypatch.setattr(module, "BLOCK", block)
     lengths = [3, 17, 0, 1, 9]
-    q, k, v, offsets, position, time, times = made(lengths)
-    position = position if bias in ("both", "position") else None
-    time = time if bias in ("both", "time") else None
-    found = hstu_attention(
-        q, k, v, offsets, position_weights=position, time_weights=time,
-        times=None if time is None else PairTimes(times),
-        targets=None if targets is None else torch.tensor(targets), divide_by=7.0,
-    )  # fmt: skip
-    expected = silu_attention(q, k, v, lengths, position, time, times.values, targets) / 7
-    inputs = [x for x in (q, k, v, position, time) if x is not None]
-    towards = torch.randn_like(found)
-    ours, theirs = (torch.autograd.grad(x, inputs, towards) for x in (found, expected))
-    assert relative(found, expected) < 1e-10
-    assert all(relative(*pair) < 1e-10 for pair in zip(ours, theirs, strict=True))
+    assert_as_defined(made(lengths), lengths, bias, targets=targets, divide_by=7.0)
+
+
+@pytest.mark.parametrize("block", [4, 256])
+@pytest.mark.parametrize("activation", ["silu", "softmax"])
+def test_a_table_of_the_history_and_one_place_is_enough_for_any_number_of_targets(
+    monkeypatch, block, activation
+):
+    monkeypatch.setattr(module, "BLOCK", block)
+    lengths, targets = [3, 17, 0, 1, 9], [1, 12, 0, 1, 4]  # histories of 2, 5, 0, 0 and 5
+    assert_as_defined(made(lengths, places=6), lengths, targets=targets, activation=activation)
+    q, k, v, offsets, position, *_ = made(lengths, places=5)
+    with pytest.raises(ValueError, match=r"position_weights \(5,\) for a sequence of 6 places"):
+        hstu_attention(q, k, v, offsets, position_weights=position, targets=torch.tensor(targets))
 
 
 def test_targets_types_and_devices_that_do_not_fit_are_named():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from attention_references import TIME_BUCKETS, OnAGPU, offsets_of, relative, silu_attention
+from attention_references import TIME_BUCKETS, OnAGPU, biased_attention, offsets_of, relative
 
 import genrec_lite.kernels  # noqa: F401  (says how triton is to be imported)
 
@@ -15,12 +15,9 @@ pytest.importorskip("triton", reason="Triton has no package for this system")
 
 from genrec_lite.jagged import JaggedTensor  # noqa: E402
 from genrec_lite.kernels import triton_hstu_attention  # noqa: E402
-from genrec_lite.kernels.hstu_attention import (  # noqa: E402
-    PairTimes,
-    edges_of_buckets,
-    hstu_attention,
-)
+from genrec_lite.kernels.hstu_attention import hstu_attention  # noqa: E402
 from genrec_lite.kernels.launch import Launch  # noqa: E402
+from genrec_lite.kernels.time_buckets import PairTimes, edges_of_buckets  # noqa: E402
 from genrec_lite.kernels.triton_hstu_attention import attend  # noqa: E402
 
 GPU = torch.cuda.is_available()
@@ -33,7 +30,7 @@ if GPU:
     TYPES.append(torch.bfloat16)
 
 
-def made(lengths, *, widths=(16, 16), dtype=torch.float32, heads=2, seed=0):
+def made(lengths, *, widths=(16, 16), dtype=torch.float32, heads=2, places=90, seed=0):
     """q, k, v, the tables of position and time, and the times."""
     torch.manual_seed(seed)
     total = sum(lengths)
@@ -42,7 +39,7 @@ def made(lengths, *, widths=(16, 16), dtype=torch.float32, heads=2, seed=0):
         torch.randn(total, heads, width, dtype=torch.float64).to(DEVICE, dtype).requires_grad_()
         for width in (widths[0], *widths)
     ]
-    inputs += [torch.randn(n, dtype=wide, device=DEVICE).requires_grad_() for n in (90, 129)]
+    inputs += [torch.randn(n, dtype=wide, device=DEVICE).requires_grad_() for n in (places, 129)]
     # A loop over the buckets of a tile: few, so that the interpreter is soon done.
     gaps = [10 ** torch.empty(n + 1).uniform_(2, 4) for n in lengths]
     return inputs, JaggedTensor.from_lists([gap.long().cumsum(0) for gap in gaps])
@@ -61,14 +58,14 @@ def found_by(inputs, times, lengths, targets, bias, divide_by=7.0):
     )  # fmt: skip
 
 
-def assert_right(lengths, targets, bias, widths, dtype, heads=2):
-    inputs, times = made(lengths, widths=widths, dtype=dtype, heads=heads)
+def assert_right(lengths, targets, bias, widths, dtype, **sizes):
+    inputs, times = made(lengths, widths=widths, dtype=dtype, **sizes)
     found = found_by(inputs, times, lengths, targets, bias)
     exact = [x.detach().cpu().double().requires_grad_() for x in inputs]
     q, k, v, position, time = exact
     position = position if bias in ("both", "position") else None
     time = time if bias in ("both", "time") else None
-    expected = silu_attention(q, k, v, lengths, position, time, times.values, targets) / 7
+    expected = biased_attention(q, k, v, lengths, position, time, times.values, targets) / 7
     towards = torch.randn_like(expected).to(dtype)
     found.backward(towards.to(DEVICE))
     expected.backward(towards.double())
@@ -99,6 +96,39 @@ def test_tiles_of_any_shape_make_the_same(monkeypatch, tile, targets):
     launch = Launch(*tile, warps=4, stages=1)
     monkeypatch.setattr(triton_hstu_attention, "launch_for", lambda *_: launch)
     assert_right([3, 41, 0, 1], targets, "both", (5, 3), torch.float64, heads=1)
+
+
+def test_a_table_of_the_history_and_one_place_is_enough_for_any_number_of_targets():
+    lengths, targets = [3, 70, 0, 1, 20], [1, 52, 0, 1, 2]  # histories of 2, 18, 0, 0 and 18
+    assert_right(lengths, targets, "both", (16, 8), torch.float32, places=19)
+    inputs, times = made(lengths, places=18)
+    q, k, v, position, _ = (x.detach().as_subclass(OnAGPU) for x in inputs)
+    offsets, counts = (x.to(DEVICE) for x in (offsets_of(lengths), torch.tensor(targets)))
+    with pytest.raises(ValueError, match=r"position_weights \(18,\) for a sequence of 19 places"):
+        hstu_attention(q, k, v, offsets, position_weights=position, targets=counts)
+
+
+@pytest.mark.skipif(GPU, reason="only the interpreter tells what is read")
+@pytest.mark.parametrize(("targets", "places"), [(None, 70), ([1, 52, 0, 1, 2], 19)])
+def test_every_weight_of_position_is_read_and_nothing_beside_them(monkeypatch, targets, places):
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    room, read = torch.full((3 * places,), math.nan), set()  # the table and as much on either side
+    load = InterpreterBuilder.create_masked_load
+
+    def watched(builder, addresses, mask, *rest):
+        numbers = addresses.data[mask.data.astype(bool)].astype(int) - room.data_ptr()
+        read.update(n // 4 for n in numbers.ravel().tolist() if 0 <= n < room.nbytes)
+        return load(builder, addresses, mask, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", watched)
+    lengths = [3, 70, 0, 1, 20]
+    inputs, times = made(lengths, heads=1, places=places)
+    table = room[places : 2 * places]
+    table.copy_(inputs[3].detach())
+    inputs[3] = table.requires_grad_()
+    found_by(inputs, times, lengths, targets, "position").sum().backward()
+    assert read == set(range(places, 2 * places))
 
 
 @pytest.mark.skipif(GPU, reason="in float64, which only the interpreter multiplies")
@@ -196,7 +226,7 @@ def test_a_batch_of_nothing_and_what_cannot_be_launched():
         assert found.shape == (0, 2, 16)
         assert all(not x.grad.any() for x in inputs)
     inputs, times = made([3], widths=(16, 12), dtype=torch.float16)
-    with pytest.raises(ValueError, match="heads are 12 wide: .* pad them to 16 with zeros"):
+    with pytest.raises(ValueError, match="v is 12 wide: .* pad it to 16 with zeros"):
         found_by(inputs, times, [3], None, "none")
     for times in ([0, 10**10], [2**33, 5, 100]):
         with pytest.raises(ValueError, match="68 years .are these milliseconds"):
@@ -218,5 +248,5 @@ def test_on_a_gpu_the_public_function_calls_its_twin(monkeypatch):
         times=moved, targets=torch.tensor(targets, device=DEVICE), divide_by=4.0,
     ).as_subclass(torch.Tensor)  # fmt: skip
     exact = [x.detach().cpu().double() for x in inputs]
-    expected = silu_attention(*exact[:3], lengths, *exact[3:], times.values, targets) / 4
+    expected = biased_attention(*exact[:3], lengths, *exact[3:], times.values, targets) / 4
     assert called == [0.25] and relative(found.cpu(), expected) <= 1e-5

@@ -16,7 +16,8 @@ pytest.importorskip("triton", reason="Triton has no package for this system")
 from genrec_lite.jagged import JaggedTensor  # noqa: E402
 from genrec_lite.kernels import triton_jagged_attention  # noqa: E402
 from genrec_lite.kernels.jagged_attention import jagged_attention  # noqa: E402
-from genrec_lite.kernels.launch import Launch, require_short_rows  # noqa: E402
+from genrec_lite.kernels.launch import Launch  # noqa: E402
+from genrec_lite.kernels.limits import require_short_rows  # noqa: E402
 from genrec_lite.kernels.triton_jagged_attention import attend  # noqa: E402
 
 GPU = torch.cuda.is_available()
@@ -158,7 +159,7 @@ def test_a_batch_of_nothing_and_a_width_that_tensor_cores_cannot_read():
         found.sum().backward()
         assert found.shape == (0, 2, 16) and q.grad.shape == (0, 2, 16)
     q, k, v, *offsets = made([3], width=12, dtype=torch.float16)
-    with pytest.raises(ValueError, match="heads are 12 wide: .* pad them to 16 with zeros"):
+    with pytest.raises(ValueError, match="q is 12 wide: .* pad it to 16 with zeros"):
         attend(q, k, v, *offsets, 1.0, False)
 
 

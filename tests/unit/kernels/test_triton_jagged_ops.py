@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from attention_references import OnAGPU
 from torch import Tensor
 
 from genrec_lite.jagged import JaggedTensor
@@ -302,12 +303,6 @@ def test_torch_accepts_each_custom_operator(name):
     operator = getattr(torch.ops.genrec_lite, name).default
     tests = (*ALWAYS, "test_aot_dispatch_dynamic") if name in COMPILED else ALWAYS
     torch.library.opcheck(operator, arguments, test_utils=tests)
-
-
-class OnAGPU(Tensor):
-    """A tensor that says it is on a GPU: what the dispatch looks at."""
-
-    is_cuda = True
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
