@@ -250,6 +250,18 @@ class JaggedTensor:
         lengths = (self.lengths - n).clamp(min=0)
         return self._take(self.offsets[1:] - lengths, lengths)
 
+    def followed_by(self, other: JaggedTensor) -> JaggedTensor:
+        """Each row, and behind it the same row of `other`.
+
+        Raises:
+            ValueError: if `other` has more or fewer rows.
+        """
+        if len(other) != len(self):
+            raise ValueError(f"{len(other)} rows to put behind {len(self)}")
+        order = torch.cat([self.row_ids(), other.row_ids()]).argsort(stable=True)
+        values = torch.cat([self.values, other.values])[order]
+        return JaggedTensor(values, self.offsets + other.offsets)
+
     def _take(self, starts: Tensor, lengths: Tensor) -> JaggedTensor:
         """One piece of the values for each new row: from `starts` (R,), `lengths` (R,) long."""
         offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=self.offsets.device)

@@ -156,6 +156,22 @@ def _online_retail(path: Path) -> Interactions:
     )
 
 
+def _online_retail_lines(path: Path) -> Interactions:
+    columns = {
+        "user_id": "CustomerID",
+        "item_id": "StockCode",
+        "timestamp": "InvoiceDate",
+        "rating": "Quantity",
+    }
+    return Interactions.from_frame(
+        _table_with(path, "Quantity"),
+        name="online-retail-lines",
+        source=str(path),
+        columns=columns,
+        text_ids=True,
+    )
+
+
 def _online_retail_titles(path: Path) -> pl.DataFrame:
     lines = (
         _table_with(path, "Description")
@@ -206,6 +222,14 @@ _ENTRIES = [
         read=_online_retail,
         titles=_online_retail_titles,
         obtain="Save the UCI data set Online Retail as Parquet, with a boolean column `cancel`",
+    ),
+    Entry(
+        "online-retail-lines",
+        "the same with cancellations; the rating is the quantity, below 0 where cancelled",
+        "online-retail.parquet",
+        read=_online_retail_lines,
+        titles=_online_retail_titles,
+        obtain="Save the UCI data set Online Retail as Parquet",
     ),
 ]
 CATALOGUE: dict[str, Entry] = {one.name: one for one in _ENTRIES}

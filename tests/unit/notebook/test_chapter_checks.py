@@ -17,6 +17,7 @@ from genrec_lite.notebook.check import (
     jagged_tensors,
     learned_similarity_top_k,
     mixture_of_logits,
+    ranking,
     sequential_baseline,
 )
 
@@ -194,6 +195,23 @@ class WithConstants:
         return lambda *arguments, **more: row_largest[grid](*arguments, **more, **self.constants)
 
 
+def relative_entropy(p, y, over=None, negatives=True):
+    def cross_entropy(p):
+        return -(y * p.log() + negatives * (1 - y) * (1 - p).log()).mean()
+
+    return cross_entropy(p) / (over or cross_entropy(y.mean().expand(len(y))))
+
+
+def bill(n, d, c, history=True, among=False):
+    once = n * d**2 + n**2 * d
+    return c * once / (history * once + c * (d**2 + n * d) + among * c**2 * d)
+
+
+def first_lines(users, times):
+    new = (users.diff() != 0) | (times.diff() != 0)
+    return torch.cat([torch.tensor([True]), new])
+
+
 RIGHT = [
     (interactions.stable_order, lambda u, t: by_time_then_user(u, t, True)),
     (interactions.rank_of, rank),
@@ -232,8 +250,25 @@ RIGHT = [
     (jagged_tensors.row_means, row_means),
     (jagged_tensors.running_softmax, running),
     (jagged_tensors.bytes_saved, saved),
+    (ranking.visible_tokens, lambda n, c: 2 * n + 1),
+    (ranking.normalised_entropy, relative_entropy),
+    (ranking.flop_ratio, bill),
+    (ranking.first_lines, first_lines),
 ]
 WRONG = [
+    ("sees the others", ranking.visible_tokens, lambda n, c: 2 * n + c),
+    ("events, not tokens", ranking.visible_tokens, lambda n, c: n + 1),
+    ("not itself", ranking.visible_tokens, lambda n, c: 2 * n),
+    ("not normalised", ranking.normalised_entropy, lambda p, y: relative_entropy(p, y, over=1.0)),
+    ("positives only", ranking.normalised_entropy,
+     lambda p, y: relative_entropy(p, y, negatives=False)),
+    ("sum for mean", ranking.normalised_entropy, lambda p, y: len(y) * relative_entropy(p, y)),
+    ("cache left out", ranking.flop_ratio, lambda n, d, c: bill(n, d, c, history=False)),
+    ("all at once", ranking.flop_ratio, lambda n, d, c: bill(n, d, c, among=True)),
+    ("upside down", ranking.flop_ratio, lambda n, d, c: 1 / bill(n, d, c)),
+    ("users forgotten", ranking.first_lines, lambda u, t: first_lines(torch.ones_like(u), t)),
+    ("last lines", ranking.first_lines, lambda u, t: first_lines(u.flip(0), t.flip(0)).flip(0)),
+    ("one too few", ranking.first_lines, lambda u, t: first_lines(u, t)[1:]),
     ("not sorted", jagged_attention.speed_up, lambda n, g: grouped(n, g, ordered=False)),
     ("events, not pairs", jagged_attention.speed_up, lambda n, g: grouped(n, g, power=1)),
     ("one group", jagged_attention.speed_up, lambda n, g: grouped(n, 1)),
