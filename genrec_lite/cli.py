@@ -18,6 +18,7 @@ from genrec_lite.datasets.catalogue import CATALOGUE, locate
 from genrec_lite.datasets.download import SOURCES, fetch
 from genrec_lite.notebook.record import RESULTS, write_record
 from genrec_lite.recipes import RECIPES, evaluate_run, run_recipe, summary_of
+from genrec_lite.recipes.scaling import GRIDS, run_grid
 
 __all__ = ["app"]
 
@@ -120,7 +121,10 @@ def _opened(name: str, text_ids: bool, column: list[str], separator: str | None)
 
 @app.command("train")
 def train_recipe(
-    recipe: Annotated[str | None, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(RECIPES)}; or a grid of runs: {', '.join(GRIDS)}."),
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     out: Annotated[
         Path | None,
@@ -139,10 +143,17 @@ def train_recipe(
     if show_list:
         for name, one in RECIPES.items():
             typer.echo(f"{name:<24} {one.data}, {one.protocol} protocol, {one.epochs} epochs")
+        for name, grid in GRIDS.items():
+            typer.echo(f"{name:<24} {grid.data}, a grid of {len(grid.sizes)} sizes")
         return
     with clean_errors():
         if recipe is None:
-            raise ValueError(f"name one with --recipe: {', '.join(RECIPES)}")
+            raise ValueError(f"name one with --recipe: {', '.join([*RECIPES, *GRIDS])}")
+        if recipe in GRIDS:
+            if seeds > 1:
+                raise ValueError(f"{recipe} is a grid of one seed: leave out --seeds")
+            _train_grid(recipe, out, seed, record)
+            return
         folder = out or Path("runs", recipe)
         alone = seeds == 1 and out is not None
         folders = [folder if alone else folder / f"seed-{s}" for s in range(seed, seed + seeds)]
@@ -165,6 +176,26 @@ def train_recipe(
         if record:
             command += " --record"
             typer.echo(write_record(recipe, summary, seed=seed, command=command, folder=RESULTS))
+
+
+def _train_grid(recipe: str, out: Path | None, seed: int, record: bool) -> None:
+    """All sizes of a grid, and the power laws through them."""
+    command = f"genrec-lite train --recipe {recipe}" + f" --seed {seed}" * (seed > 0)
+    try:
+        found = run_grid(
+            GRIDS[recipe],
+            out or Path("runs", recipe),
+            seed=seed,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    except KeyboardInterrupt:
+        again = command + f" --out {out}" * (out is not None) + " --record" * record
+        typer.echo(f"interrupted; to go on with the runs left: {again}", err=True)
+        raise typer.Exit(130) from None
+    _print_metrics(found)
+    if record:
+        command += " --record"
+        typer.echo(write_record(recipe, found, seed=seed, command=command, folder=RESULTS))
 
 
 @app.command("evaluate")

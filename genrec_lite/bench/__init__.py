@@ -10,9 +10,11 @@ from genrec_lite.bench import (
     hstu_lengths,
     hstu_step,
     jagged_attention,
+    m_falcon,
     mol_brute_force,
     mol_top_k,
     sasrec_step,
+    stochastic_length,
 )
 from genrec_lite.bench.timing import Benchmark, measure, record_values
 
@@ -30,6 +32,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         mol_top_k.BENCHMARK,
         h_indexer.BENCHMARK,
         h_indexer.BENCHMARK_10M,
+        stochastic_length.BENCHMARK,
+        m_falcon.BENCHMARK,
     )
 }
 

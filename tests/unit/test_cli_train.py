@@ -13,6 +13,7 @@ from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.notebook.record import load_record
 from genrec_lite.recipes import RECIPES
 from genrec_lite.recipes import recipe as recipe_module
+from genrec_lite.recipes.scaling import GRIDS, Grid, Size
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +151,30 @@ def test_bench_takes_a_config_where_there_are_two_sizes_and_nowhere_else(monkeyp
     for words in (["toy-large", "--config", "small"], ["full-rank", "--config", "large"]):
         assert_one_clean_line(run("bench", *words), f"{words[0]} has one size: leave out --config")
     assert_one_clean_line(run("bench", "--config", "large"), "no benchmark is called None")
+
+
+def test_a_grid_is_trained_into_one_folder_and_can_be_recorded(tmp_path, monkeypatch):
+    sizes = tuple(Size("hstu", dim, 1, 2) for dim in (2, 4, 8))
+    monkeypatch.setitem(GRIDS, "scaling", Grid("stream", sizes, records=80, items=500))
+    result = run("train", "--recipe", "scaling", "--seed", 3, "--record")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("3 of 3 runs to do, about ")
+    values = load_record("scaling", tmp_path / "results")["values"]
+    assert printed(result)["hstu loss exponent"] == f"{values['hstu loss exponent']:.4f}"
+    names = sorted(path.stem for path in (tmp_path / "runs" / "scaling").iterdir())
+    assert names == [f"{name}-seed-3" for name in values["hstu runs"]]
+    assert "a grid of 3 sizes" in run("train", "--list").stdout
+    assert_one_clean_line(run("train", "--recipe", "scaling", "--seeds", 2), "leave out --seeds")
+
+
+def test_ctrl_c_in_a_grid_says_how_to_go_on(monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_grid", interrupted)
+    result = run("train", "--recipe", "scaling", "--out", "here", "--record")
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "interrupted; to go on with the runs left: "
+        "genrec-lite train --recipe scaling --out here --record\n"
+    )

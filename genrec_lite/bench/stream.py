@@ -1,0 +1,242 @@
+"""One pass over a stream that is not stationary: SASRec, HSTU with softmax, HSTU.
+
+    python -m genrec_lite.bench.stream --seeds 5 --record NAME
+
+After Zhai et al. 2024, "Actions Speak Louder than Words" (2402.17152), section 4.1.2, in small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from genrec_lite.datasets.dirichlet_stream import DirichletStream, dirichlet_stream
+from genrec_lite.encoders.hstu import HSTU
+from genrec_lite.encoders.sasrec import SASRec
+from genrec_lite.notebook.record import current_commit, write_record
+from genrec_lite.recipes.folders import half_interval, write_whole
+from genrec_lite.recipes.held_out import HeldOut, hit_rates, stream_parts
+from genrec_lite.retrieval.next_item import NextItemModel
+from genrec_lite.similarity.dot_product import DotProduct
+from genrec_lite.training import fit
+
+__all__ = ["ARMS", "LEARNING_RATES", "Sizes", "encoder_of", "main", "pass_over", "reference"]
+
+ARMS = ("SASRec", "HSTU, softmax, no bias", "HSTU, no bias")
+# Each arm learns at the rate that is best for it on a stream of its own.
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+SEARCH_SEED = 1_000
+METRICS = ("hr@10", "hr@50")
+DIM, BLOCKS = 64, 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is smaller than the paper's 20,000 items in 100 categories.
+
+    Args:
+        records: of 128 events.
+        items: 100 of them a category, where the paper has 200.
+        batch_size: records a step.
+    """
+
+    records: int = 4_000
+    items: int = 8_000
+    batch_size: int = 32
+
+    def stream(self, seed: int) -> DirichletStream:
+        """The stream of a seed."""
+        return dirichlet_stream(
+            self.records, num_items=self.items, num_categories=self.items // 100, seed=seed
+        )
+
+
+def encoder_of(arm: str, num_items: int, max_length: int, seed: int) -> SASRec | HSTU:
+    """The untrained encoder of an arm.
+
+    Raises:
+        ValueError: if there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"no arm is called {arm!r}: choose from {'; '.join(ARMS)}")
+    sizes: dict[str, Any] = dict(
+        dim=DIM, num_blocks=BLOCKS, max_length=max_length, dropout=0.0, seed=seed
+    )  # nothing is seen twice, so nothing is dropped
+    if arm == "SASRec":
+        return SASRec(num_items, **sizes)
+    activation = "softmax" if "softmax" in arm else "silu"
+    return HSTU(num_items, **sizes, head_dim=DIM, bias="none", activation=activation)  # type: ignore[arg-type]
+
+
+def pass_over(
+    sizes: Sizes, seeds: int, *, finished: Path | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Hit rates of each arm after one pass over the first nine tenths of a stream.
+
+    Ranked are all items, also those that a record has already, at the last places of each
+    record of the last tenth, see `stream_parts`. The same seeds make streams and weights of all
+    arms.
+
+    Args:
+        sizes: of the streams.
+        seeds: how many, 2 to 10.
+        finished: file that keeps each finished training's numbers; what it holds of these sizes
+            and this commit is not trained again. For one process at a time.
+        progress: show a bar over the trainings.
+    Returns:
+        for each arm "ARM hr@10" and "ARM hr@50", means over the seeds, with "... by seed" and
+        "... interval" (95%, Student's t); "ARM learning rate", "ARM hr@10 by rate" (of
+        `LEARNING_RATES`, in the search), "ARM cpu_s"; "ARM over SASRec" in HR@10, same seeds, with
+        its interval; "reference hr@10" and "reference hr@50", see `reference`.
+    Raises:
+        ValueError: if the number of seeds is not 2 to 10.
+    """
+    if not 2 <= seeds <= 10:
+        raise ValueError(f"{seeds} seeds: an interval is given for 2 to 10")
+    trainings = _Trainings(sizes, finished)
+    bar = tqdm(total=len(ARMS) * (len(LEARNING_RATES) + seeds), disable=not progress)
+
+    def measured(arm: str, rate: float, seed: int) -> dict[str, float]:
+        bar.set_postfix_str(f"{arm}, rate {rate:g}, seed {seed}")
+        one = trainings.measured(arm, rate, seed)
+        bar.update()
+        return one
+
+    found: dict[str, Any] = {"seeds": seeds, **asdict(sizes)}
+    baseline: list[float] = []
+    for arm in ARMS:
+        by_rate = {rate: measured(arm, rate, SEARCH_SEED)["hr@10"] for rate in LEARNING_RATES}
+        best = max(by_rate, key=by_rate.__getitem__)
+        runs = [measured(arm, best, seed) for seed in range(seeds)]
+        found[f"{arm} learning rate"] = best
+        found[f"{arm} hr@10 by rate"] = list(by_rate.values())
+        found[f"{arm} cpu_s"] = sum(run["cpu_s"] for run in runs) / seeds
+        found |= _over_seeds(arm, runs)
+        hits = [run["hr@10"] for run in runs]
+        if baseline:
+            gains = [hit - other for hit, other in zip(hits, baseline, strict=True)]
+            found[f"{arm} over {ARMS[0]}"] = sum(gains) / seeds
+            found[f"{arm} over {ARMS[0]} interval"] = half_interval(gains)
+        baseline = baseline or hits
+    bar.close()
+    known = [trainings.reference(seed) for seed in range(seeds)]
+    found |= {f"reference {m}": sum(one[m] for one in known) / seeds for m in METRICS}
+    return found
+
+
+class _Trainings:
+    """Each training's numbers, measured once.
+
+    Args:
+        sizes: of the streams.
+        finished: see `pass_over`.
+    """
+
+    def __init__(self, sizes: Sizes, finished: Path | None) -> None:
+        self.sizes, self.finished = sizes, finished
+        self.commit, self.stream = current_commit(), cache(sizes.stream)
+        self.done: dict[str, dict[str, float]] = {}
+        if finished is not None and finished.exists():
+            self.done = json.loads(finished.read_text())
+        self._save()  # if the file cannot be written, say so now
+
+    def measured(self, arm: str, rate: float, seed: int) -> dict[str, float]:
+        """Of one training, which is done here unless the file has it."""
+        asked = dict(arm=arm, rate=rate, seed=seed, commit=self.commit, sizes=asdict(self.sizes))
+        key = json.dumps(asked, sort_keys=True)
+        if key not in self.done:
+            self.done[key] = _measured(arm, rate, self.sizes, self.stream(seed), seed)
+            self._save()
+        return self.done[key]
+
+    def reference(self, seed: int) -> dict[str, float]:
+        """Hit rates of `reference`."""
+        stream = self.stream(seed)
+        _, asked = stream_parts(stream, self.sizes.batch_size)
+        return hit_rates(reference(stream, asked))
+
+    def _save(self) -> None:
+        if self.finished is not None:
+            write_whole(self.finished, json.dumps(self.done, indent=1))
+
+
+def reference(stream: DirichletStream, asked: HeldOut) -> Tensor:
+    """(Q,) ranks by one who knows each item's category and arrival, as nobody in the race does.
+
+    An item scores how often its category came in the record, over how many items it has by now:
+    next to the best that can be done, since a category's items come with equal chances.
+
+    Args:
+        stream: all of it.
+        asked: about its last records.
+    """
+    places = asked.inputs.max_length - asked.places + torch.arange(asked.places)  # (A,)
+    categories = stream.categories[asked.inputs.to_padded()]  # (E, L - 1)
+    kinds = int(stream.categories.max()) + 1
+    came = F.one_hot(categories, kinds).cumsum(1)[:, places]  # (E, A, C)
+    records = torch.arange(len(stream))[-len(asked.inputs) :]
+    here = stream.arrivals <= records[:, None]  # (E, N)
+    arrived = torch.zeros(len(here), kinds)
+    arrived.index_add_(1, stream.categories, here.float())
+    score = (came / arrived[:, None]).flatten(0, 1)  # (Q, C)
+
+    def scores(some: slice) -> Tensor:
+        rows = torch.arange(some.start, some.stop) // asked.places
+        return score[some][:, stream.categories].masked_fill(~here[rows], -1.0)
+
+    return asked.ranks(scores)
+
+
+def _measured(
+    arm: str, rate: float, sizes: Sizes, stream: DirichletStream, seed: int
+) -> dict[str, float]:
+    """Hit rates after one pass, and its cost."""
+    batches, asked = stream_parts(stream, sizes.batch_size)
+    encoder = encoder_of(arm, stream.num_items, asked.inputs.max_length, seed)
+    model = NextItemModel(encoder, DotProduct())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0)
+    run = fit(model, model.loss, lambda _: batches, optimizer, epochs=1, seed=seed, progress=False)
+    return asked.measure(model) | {"cpu_s": run.cpu_seconds}
+
+
+def _over_seeds(arm: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Each metric's mean, values and interval."""
+    found: dict[str, Any] = {}
+    for metric in METRICS:
+        values = [run[metric] for run in runs]
+        found[f"{arm} {metric}"] = sum(values) / len(values)
+        found[f"{arm} {metric} by seed"] = values
+        found[f"{arm} {metric} interval"] = half_interval(values)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
+    parser.add_argument("--records", type=int, default=Sizes.records)
+    parser.add_argument("--items", type=int, default=Sizes.items, help="in categories of 100")
+    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
+    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    values = pass_over(Sizes(given.records, given.items), given.seeds, finished=given.out)
+    print(json.dumps(values, indent=1))
+    if given.record:
+        command = f"python -m genrec_lite.bench.stream --seeds {given.seeds}"
+        command += f" --records {given.records} --items {given.items} --record {given.record}"
+        print(write_record(given.record, values, seed=0, command=command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What more compute gives, and what less of it costs."""
