@@ -196,8 +196,11 @@ def _measured(model: Any, names: Sequence[str], events: Any, asked: Tensor) -> d
 
 
 def _untrained(data: RankingData) -> dict[str, float]:
-    """What counting gives, and what the mean of the training events gives."""
-    rates = Rates(data.test.train, data.num_items)
+    """What counting gives, and what the mean gives, of the events that the arms learn from.
+
+    Of a shop's invoices counting takes all lines: it cannot copy the last answer.
+    """
+    rates = Rates(data.validation.train, data.num_items)
     split = data.test
     counted = _measured(rates, data.names, split.all, split.asked)
     mean = rates.mean.expand(int(split.asked.sum()), -1)
