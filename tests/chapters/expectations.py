@@ -118,6 +118,28 @@ def hstu(found: Records) -> None:
     assert found["ratio"] > 5 and found["ratio_large"] > 3
 
 
+def ranking(found: Records) -> None:
+    # Who sees the actions knows all but the first answer, an eighth; who does not tosses a coin.
+    assert found["toy_actions"] > 0.88 and abs(found["toy_items"] - 0.5) < 0.08
+    assert found["falcon_apart"] < 1e-5
+    # One epoch on MovieLens beats the mean; so does counting, by what the embedded data says.
+    assert found["live_ne"] < 0.95 and found["live_auc"] > 0.7
+    assert 0.7 < found["counted_ne"] < 0.85 and found["counted_auc"] > 0.78
+    assert found["live_ratio"] > 5 and found["live_flop"] > 10
+    # The record, and the arithmetic beside it.
+    assert found["falcon_ratio"] > 20 and found["falcon_flop"] > 50
+    assert abs(found["falcon_needed"] / 512 - 1) < 0.4
+    assert found["falcon_more_mb"] < 1.1 * found["falcon_mb"] + 1
+    assert found["falcon_at_once"] > 1
+    # Where films have more ratings, a trained model knows more than counting.
+    for arm in ("generative", "pointwise"):
+        assert found[f"larger_{arm}"] < found["larger_rates"] < 1
+        assert found["small_rates"] < found[f"small_{arm}"] < 1
+    for log in ("small", "larger", "shop"):  # the text says so
+        assert abs(found[f"{log}_step"]) < found[f"{log}_half"]
+    assert round(found["half_says"], 3) == 1.233 and round(found["ratio_limit"]) == 1024
+
+
 def jagged_tensors(found: Records) -> None:
     # The embedded lengths are fixed: 671 users, 100,004 ratings, and the batch of seed 0.
     assert (found["users"], found["longest"], found["batch_longest"]) == (671, 2391, 1868)
@@ -174,6 +196,7 @@ EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "04_h_indexer": h_indexer,
     "05_learned_similarity_top_k": learned_similarity_top_k,
     "06_hstu": hstu,
+    "07_ranking": ranking,
     "09_jagged_tensors": jagged_tensors,
     "10_jagged_attention": jagged_attention,
 }
