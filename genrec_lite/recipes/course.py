@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genrec_lite.datasets.batches import NextItemBatches
+from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.splits import Queries, Sequences, Split, leave_last_out
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.metrics import (
@@ -75,6 +75,7 @@ def train(
     *,
     seed: int = 0,
     model: NextItemModel | None = None,
+    batches_of: Callable[[Sequences], Callable[[int], list[NextItemBatch]]] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> tuple[NextItemModel, Split, TrainingRun]:
@@ -85,17 +86,23 @@ def train(
         sequences: all users' items, oldest first.
         seed: of weights, order, dropout and negatives.
         model: an untrained one in place of the recipe's own.
+        batches_of: makes of the training part what `fit` takes as batches, in place of the
+            recipe's own.
         checkpoint: file to resume from and to write every five minutes.
         progress: show a bar.
     """
     published = recipe.protocol == "published"
     split = leave_last_out(sequences, validation=not published)
-    batches = NextItemBatches(
-        split.train,
-        batch_size=recipe.batch_size,
-        max_length=recipe.max_length,
-        seed=seed,
-        window=recipe.window,
+    batches: Callable[[int], list[NextItemBatch]] = (
+        NextItemBatches(
+            split.train,
+            batch_size=recipe.batch_size,
+            max_length=recipe.max_length,
+            seed=seed,
+            window=recipe.window,
+        )
+        if batches_of is None
+        else batches_of(split.train)
     )
     if model is None:
         model = build_model(recipe, sequences.num_items, seed)
