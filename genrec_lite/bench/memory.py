@@ -16,7 +16,7 @@ def peak_tensor_bytes(run: Callable[[], object]) -> int:
     results = profiled.profiler.kineto_results
     changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
     held = most = 0
-    for _, change in sorted(changes):
+    for _, change in sorted(changes, key=lambda one: one[0]):
         held += change
         most = max(most, held)
     return most

@@ -1,6 +1,6 @@
 """Generative against pointwise ranking, and both against counting: quality by CPU seconds.
 
-python -m genrec_lite.bench.ranking --data movielens-small --seeds 3 --record NAME
+python -m genrec_lite.bench.ranking --data movielens-small --seeds 5 --record NAME
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from genrec_lite.datasets.actions import (
     EventBatches,
+    Events,
     RatedActions,
     TimeSplit,
     first_of_requests,
@@ -41,13 +42,12 @@ ARMS = ("pointwise", "generative")
 TASKS: dict[str, RatedActions] = {
     "movielens-small": RatedActions(),
     "ml-100k": RatedActions(),
-    "online-retail-lines": RatedActions(
-        ("buy", "large", "cancel"), ((0.5, math.inf), (12.0, math.inf), (-math.inf, -0.5))
-    ),
+    "online-retail-lines": RatedActions(("large", "cancel"), ((12.0, math.inf), (-math.inf, -0.5))),
 }
 MAX_EVENTS = 256
 # The same for both arms. Tried with one seed on the validation events of ml-100k: learning rates of
-# .0005 and .002, and for the pointwise arm a dropout of .4; mean NE within .012 of these settings.
+# .0005 and .002 in both, a dropout of .4 in the pointwise one: mean NE within .012 of each other,
+# which is more than the arms differ by.
 LEARNING_RATE, DROPOUT, BATCH_SIZE = 1e-3, 0.2, 16
 EPOCHS, PATIENCE = 8, 2
 
@@ -104,10 +104,10 @@ def train_arm(arm: str, data: RankingData, seed: int, *, progress: bool = False)
     model: GenerativeRanker | PointwiseRanker = kind(
         data.num_items, len(data.names), max_events=MAX_EVENTS, dropout=DROPOUT, seed=seed
     )
-    asked = {name: _asked(split) for name, split in
+    asked = {name: questions(split, MAX_EVENTS) for name, split in
              (("validation", data.validation), ("test", data.test))}  # fmt: skip
     curve: list[dict[str, float]] = []
-    spent, began = 0.0, time.process_time()
+    spent = began = 0.0
 
     def evaluate(epoch: int) -> dict[str, float]:
         nonlocal spent, began
@@ -121,6 +121,9 @@ def train_arm(arm: str, data: RankingData, seed: int, *, progress: bool = False)
         data.validation.train, asked=data.learned, batch_size=BATCH_SIZE, max_events=MAX_EVENTS,
         seed=seed,
     )  # fmt: skip
+    model.loss(batches(0)[0]).backward()  # what a process does once is no arm's cost
+    model.zero_grad()
+    began = time.process_time()
     run = fit(
         model, model.loss, batches, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE),
         epochs=EPOCHS, seed=seed, evaluate=evaluate, select="quality", patience=PATIENCE,
@@ -184,11 +187,9 @@ def compare(
     return found
 
 
-def _asked(split: TimeSplit) -> tuple[Any, Tensor]:
-    return questions(split, MAX_EVENTS)
-
-
-def _measured(model: Any, names: Sequence[str], events: Any, asked: Tensor) -> dict[str, float]:
+def _measured(
+    model: Callable[[Events], Tensor], names: Sequence[str], events: Events, asked: Tensor
+) -> dict[str, float]:
     """`task_metrics` and their mean normalised entropy."""
     found = task_metrics(predicted(model, events, asked), events.actions[asked], names)
     found["ne"] = sum(found[f"{name} ne"] for name in names) / len(names)
@@ -196,21 +197,15 @@ def _measured(model: Any, names: Sequence[str], events: Any, asked: Tensor) -> d
 
 
 def _untrained(data: RankingData) -> dict[str, float]:
-    """What counting gives, and what the mean gives, of the events that the arms learn from.
-
-    Of a shop's invoices counting takes all lines: it cannot copy the last answer.
-    """
-    rates = Rates(data.validation.train, data.num_items)
-    split = data.test
-    counted = _measured(rates, data.names, split.all, split.asked)
-    mean = rates.mean.expand(int(split.asked.sum()), -1)
-    prior = task_metrics(mean, split.all.actions[split.asked], data.names)
+    """What counting gives on the arms' questions, and what the mean of the learned events gives."""
+    rates = Rates(data.validation.train, data.num_items, counted=data.learned)
+    events, asked = questions(data.test, MAX_EVENTS)
+    mean = rates.mean.expand(int(asked.sum()), -1)
+    prior = task_metrics(mean, events.actions[asked], data.names)
+    counted = _measured(rates, data.names, events, asked)
     found = {f"rates {key}": value for key, value in counted.items()}
     found |= {f"prior {key}": value for key, value in prior.items() if key.endswith(" ne")}
-    return found | {
-        "training events": int(data.learned.sum()),
-        "questions": int(split.asked.sum()),
-    }
+    return found | {"training events": int(data.learned.sum()), "questions": int(asked.sum())}
 
 
 def _summed(key: str, values: list[float]) -> dict[str, Any]:
@@ -225,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="movielens-small", choices=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11))
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
     parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
     parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)

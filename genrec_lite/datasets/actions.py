@@ -42,9 +42,11 @@ class Events:
 
     def __post_init__(self) -> None:
         count = len(self.items.values)
-        if self.actions.ndim != 2 or len(self.actions) != count:
+        shape = tuple(self.actions.shape)
+        if len(shape) != 2 or shape[0] != count or self.actions.dtype != torch.bool:
             raise ValueError(
-                f"actions {tuple(self.actions.shape)} for {count} events: expected ({count}, A)"
+                f"actions {shape} of {self.actions.dtype} for {count} events: expected "
+                f"({count}, A) torch.bool"
             )
         if self.times.shape != (count,) or self.times.is_floating_point():
             raise ValueError(
@@ -66,7 +68,19 @@ class Events:
         return len(self.items)
 
     def stretches(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Events:
-        """One row for each of the S stretches `starts` to `starts + lengths` of `rows`, (S,)."""
+        """One row for each of the S stretches `starts` to `starts + lengths` of `rows`, (S,).
+
+        Raises:
+            ValueError: if a stretch reaches beyond its row.
+        """
+        outside = (starts < 0) | (lengths < 0) | (starts + lengths > self.items.lengths[rows])
+        if bool(outside.any()):
+            wrong = int(outside.nonzero()[0])
+            raise ValueError(
+                f"stretch {wrong} is events {int(starts[wrong])} to "
+                f"{int(starts[wrong] + lengths[wrong])} of row {int(rows[wrong])}, which has "
+                f"{int(self.items.lengths[rows[wrong]])}"
+            )
         first = self.items.offsets[:-1][rows] + starts
         places = JaggedTensor.from_lengths(
             torch.arange(int(lengths.sum()), device=first.device), lengths
@@ -76,7 +90,13 @@ class Events:
         return Events(items, self.actions[chosen], self.times[chosen])
 
     def last(self, n: int) -> Events:
-        """The last `n` events of each row."""
+        """The last `n` events of each row.
+
+        Raises:
+            ValueError: if `n` is negative.
+        """
+        if n < 0:
+            raise ValueError(f"the last {n} events: a number of events is at least 0")
         lengths = self.items.lengths.clamp(max=n)
         rows = torch.arange(len(self), device=lengths.device)
         return self.stretches(rows, self.items.lengths - lengths, lengths)
@@ -89,10 +109,16 @@ class RatedActions:
     Args:
         names: of the actions, A of them.
         bounds: for each, the least and the greatest rating that counts as it.
+    Raises:
+        ValueError: if there are more of the one than of the other.
     """
 
     names: tuple[str, ...] = ("like", "love", "dislike")
     bounds: tuple[tuple[float, float], ...] = ((4.0, 5.0), (5.0, 5.0), (0.0, 2.0))
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.bounds):
+            raise ValueError(f"{len(self.names)} names for {len(self.bounds)} bounds")
 
     def events(self, sequences: Sequences) -> Events:
         """The users' events with these actions.
@@ -155,7 +181,7 @@ def split_by_time(events: Events, share: float = 0.8) -> TimeSplit:
 class EventBatches:
     """One epoch's batches of stretches by its number: the same seed and epoch give the same.
 
-    Each user's events are cut into stretches of `max_events`, from another place in each epoch, so
+    A user's events beyond `max_events` are cut into stretches, from another place in each epoch, so
     that every event is learned from once an epoch, with other histories before it.
 
     Args:
@@ -235,16 +261,21 @@ class EventBatch:
 def questions(split: TimeSplit, max_events: int) -> tuple[Events, Tensor]:
     """Stretches that hold each asked event once, and which of their events those are, (T',) bool.
 
-    Before each asked event lie at least half of `max_events` events of its user, or all there are.
+    Before each asked event lie at least half of `max_events` events of its user (rounded down), or
+    all there are.
+
+    Raises:
+        ValueError: if `max_events` is below 1.
     """
+    if max_events < 1:
+        raise ValueError(f"max_events is {max_events}: at least 1")
     rows, starts, lengths, firsts = [], [], [], []
-    half = max(1, max_events // 2)
     offsets = split.all.items.offsets.tolist()
     for row, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
         left = split.asked[begin:end].nonzero().flatten()  # places of the row
         while len(left):
             at = int(left[0])
-            start = max(0, at - half)
+            start = max(0, at - max_events // 2)
             stop = min(end - begin, start + max_events)
             rows.append(row)
             starts.append(start)

@@ -25,7 +25,8 @@ def predicted(model: Callable[[Events], Tensor], events: Events, asked: Tensor) 
         asked: (T,) bool.
     """
     found = []
-    rows, lengths = torch.arange(len(events)), events.items.lengths
+    lengths = events.items.lengths
+    rows = torch.arange(len(events), device=lengths.device)
     with torch.no_grad(), without_dropout(model):
         for some in rows.split(ROWS):
             part = events.stretches(some, torch.zeros_like(some), lengths[some])

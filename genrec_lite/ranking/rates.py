@@ -9,7 +9,7 @@ from genrec_lite.datasets.actions import Events
 
 __all__ = ["Rates"]
 
-# Events at the mean rate that are put before everybody's own.
+# Events at the mean rate that are put before everybody's own; a first guess, not searched.
 ITEM_PRIOR, USER_PRIOR = 10.0, 5.0
 
 
@@ -22,14 +22,24 @@ class Rates:
     Args:
         train: events to count.
         num_items: size of the corpus.
+        counted: (T,) bool, which of them; all if left out.
+    Raises:
+        ValueError: if an action was done at none, or at all, of the counted events.
     """
 
-    def __init__(self, train: Events, num_items: int) -> None:
-        actions = train.actions.double()
+    def __init__(self, train: Events, num_items: int, *, counted: Tensor | None = None) -> None:
+        which = torch.ones_like(train.times, dtype=torch.bool) if counted is None else counted
+        items, actions = train.items.values[which], train.actions[which].double()
         self.mean = actions.mean(0)  # (A,)
+        if not bool(((self.mean > 0) & (self.mean < 1)).all()):
+            number = int((~((self.mean > 0) & (self.mean < 1))).nonzero()[0])
+            raise ValueError(
+                f"action {number} was done at {float(self.mean[number]):.0%} of {len(items)} "
+                "events: a rate needs both kinds"
+            )
         done = torch.zeros(num_items, actions.shape[1], dtype=torch.float64)
-        done.index_add_(0, train.items.values, actions)
-        met = torch.bincount(train.items.values, minlength=num_items)[:, None]
+        done.index_add_(0, items, actions)
+        met = torch.bincount(items, minlength=num_items)[:, None]
         self.of_items = (done + ITEM_PRIOR * self.mean) / (met + ITEM_PRIOR)  # (N, A)
 
     def __call__(self, events: Events) -> Tensor:

@@ -28,7 +28,7 @@ def numbered(lengths: list[int], times: list[int] | None = None) -> Events:
 
 def test_misaligned_or_falling_events_are_named():
     events = numbered([2, 3])
-    with pytest.raises(ValueError, match=r"actions \(4, 1\) for 5 events: expected \(5, A\)"):
+    with pytest.raises(ValueError, match=r"actions \(4, 1\) of torch.bool for 5 events: expected \(5, A\)"):
         replace(events, actions=events.actions[:4])
     with pytest.raises(ValueError, match=r"times \(5,\) of torch.float32 for 5 events"):
         replace(events, times=events.times.float())
