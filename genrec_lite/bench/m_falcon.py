@@ -13,11 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from genrec_lite.bench.memory import peak_tensor_bytes
 from genrec_lite.bench.timing import Benchmark, Comparison
 from genrec_lite.datasets.actions import Events
+from genrec_lite.encoders.hstu import HSTUBlock
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.ranking.m_falcon import MFalcon
 from genrec_lite.ranking.target_aware import GenerativeRanker
 
-__all__ = ["BENCHMARK", "compare", "needed_flop", "one_by_one", "user_of"]
+__all__ = [
+    "BENCHMARK",
+    "compare",
+    "kept_flop",
+    "needed_flop",
+    "one_by_one",
+    "share_needed",
+    "user_of",
+]
 
 TOGETHER = 32  # of "one by one": sequences, each the history and one candidate, in one batch
 MICROBATCHES = (1, 16, 64, 256, 1024)
@@ -64,7 +73,7 @@ def compare(
         "events": num_events,
         "difference": difference,
         "flop ratio": counted_flop(alone) / counted_flop(ours),
-        "flop ratio needed": 1 / _share_needed(ranker, num_events, num_candidates),
+        "flop ratio needed": 1 / share_needed(ranker, num_events, num_candidates),
         "ours peak bytes": peak_tensor_bytes(ours),
         "all at once peak bytes": peak_tensor_bytes(ways["all at once"]),
     }
@@ -120,19 +129,27 @@ def needed_flop(ranker: GenerativeRanker, tokens: int, pairs: int) -> int:
 
     A token is projected to u, v, q, k and back; a pair costs a score and its share of the sum.
     """
-    total = 0
-    for block in ranker.layers():
-        dim, width = block.expand.shape[0], block.contract.in_features
-        total += 2 * tokens * (dim * 4 * width + width * dim) + 2 * pairs * 2 * width
-    return total
+    return sum(_block_flop(block, tokens, pairs) for block in ranker.layers())
 
 
-def _share_needed(ranker: GenerativeRanker, num_events: int, num_candidates: int) -> float:
+def kept_flop(ranker: GenerativeRanker, tokens: int, pairs: int) -> int:
+    """The same for a cache of so many tokens: of the last layer nothing but u, v, q, k."""
+    *most, last = ranker.layers()
+    total = sum(_block_flop(block, tokens, pairs) for block in most)
+    return total + 2 * tokens * last.expand.numel()
+
+
+def _block_flop(block: HSTUBlock, tokens: int, pairs: int) -> int:
+    width = block.contract.in_features
+    return 2 * tokens * (block.expand.numel() + block.contract.weight.numel()) + 4 * pairs * width
+
+
+def share_needed(ranker: GenerativeRanker, num_events: int, num_candidates: int) -> float:
     """What M-FALCON needs of what one by one needs, heads left out."""
     n = 2 * num_events
-    history = needed_flop(ranker, n, n * (n + 1) // 2)
-    candidate = needed_flop(ranker, 1, n + 1)
-    return (history + num_candidates * candidate) / (num_candidates * (history + candidate))
+    pairs, candidates = n * (n + 1) // 2, num_candidates
+    kept = kept_flop(ranker, n, pairs) + candidates * needed_flop(ranker, 1, n + 1)
+    return kept / (candidates * needed_flop(ranker, n + 1, pairs + n + 1))
 
 
 BENCHMARK = Benchmark(

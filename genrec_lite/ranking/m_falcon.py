@@ -32,8 +32,8 @@ class HistoryCache:
 
     Args:
         history: one row, the events that the cache stands for.
-        keys, values: of each layer, (2n - 1, h, d_qk) and (2n - 1, h, d_v) for n events.
-        times: (2n - 1,) int64 seconds of the tokens.
+        keys, values: of each layer, (2n - 1, h, d_qk) and (2n - 1, h, d_v) for n events, or none.
+        times: int64 seconds of those tokens.
     """
 
     history: Events
@@ -48,24 +48,20 @@ class HistoryCache:
 class MFalcon:
     """Scores candidates for one user at a time, from a cache of the user's history.
 
-    Scores are those of `GenerativeRanker.score`, to the last digits.
+    Scores are those of `GenerativeRanker.score` for the history that the cache stands for.
 
     Args:
         ranker: not trained here: neither dropout nor gradients.
         microbatch: tokens, candidates or of a history, that are looked at together. Memory grows
             with it and with the history, not with the number of candidates.
     Raises:
-        ValueError: if the microbatch is below 1, or the ranker divides by a row's own length,
-            which grows with every event and so would change what was kept.
+        ValueError: if the microbatch is below 1.
     """
 
     def __init__(self, ranker: GenerativeRanker, *, microbatch: int = 256) -> None:
         if microbatch < 1:
             raise ValueError(f"microbatch is {microbatch}: at least 1")
-        if any(block.divide_by != "padded" for block in ranker.layers()):
-            raise ValueError('a cache needs divide_by="padded": a row\'s own length grows')
         self.ranker, self.microbatch = ranker, microbatch
-        self.edges = edges_of_buckets().to(ranker.tokens.any_action.device)
 
     def start(self) -> HistoryCache:
         """The cache of a user without history."""
@@ -84,30 +80,33 @@ class MFalcon:
         """The cache with one row of new events at its end; the old one stays as it was.
 
         What was kept is not computed again, unless the history outgrows the model's `max_events`:
-        then the cache is made anew of its last half, once in every `max_events / 2` events. Its
-        `history` says what it stands for.
+        then the cache is made anew of its last half, once in every `max_events / 2` events. (A new
+        cache holds the last `max_events`.) Its `history` says what it stands for.
 
         Raises:
             ValueError: if there is not one row of them, or they begin before the history's end.
         """
         if len(new) != 1:
             raise ValueError(f"{len(new)} rows of events: a cache is one user's")
-        if not len(new.items.values):
+        if not len(new.times):
             return cache
-        history = _joined(cache.history, new)
-        if len(history.times) > self.ranker.max_events:
-            kept = history.last(max(1, self.ranker.max_events // 2))
-            return self.extend(self.start(), kept)
-        tokens = self.ranker.tokens
+        tokens, last = self.ranker.tokens, cache.history.times[-1:]
+        if len(cache) and int(new.times[0]) < int(last):
+            raise ValueError(f"new events begin at {int(new.times[0])}, before the last one kept, "
+                             f"at {int(last)}")  # fmt: skip
         with torch.no_grad(), without_dropout(self.ranker):
             x = interleaved(tokens.of_items(new.items.values), tokens.of_actions(new.actions))
+            history, most = _joined(cache.history, new), self.ranker.max_events
+            if len(history.times) > most:
+                kept = history.last(max(1, most // 2) if len(cache) else most)
+                return self.extend(self.start(), kept)
             times = interleaved(new.times, new.times)
             if len(cache):  # the action that waited for what comes next
                 x = torch.cat([tokens.of_actions(cache.history.actions[-1:]), x])
-                times = torch.cat([cache.history.times[-1:], times])
+                times = torch.cat([last, times])
             for at in range(0, len(x) - 1, self.microbatch):
                 end = min(len(x) - 1, at + self.microbatch)
-                cache = self._pass(cache, x[at:end], times[at:end], times[at + 1 : end + 1])[1]
+                cache = self._grown(cache, x[at:end], times[at:end], times[at + 1 : end + 1])
         return replace(cache, history=history)
 
     def score(self, cache: HistoryCache, candidates: Tensor, asked: int) -> Tensor:
@@ -127,27 +126,29 @@ class MFalcon:
                 waiting, last = tokens.of_actions(cache.history.actions[-1:]), cache.history.times
                 if asked < int(last[-1]):
                     raise ValueError(f"asked at {asked}, before the last event at {int(last[-1])}")
-                cache = self._pass(cache, waiting, last[-1:], moment)[1]
-            found = [
-                ranker.head(self._candidates(cache, tokens.of_items(some), moment))
-                for some in candidates.split(self.microbatch)
-            ]
-        return torch.cat(found) if found else candidates.new_zeros(0, tokens.bit_vectors.shape[0])
+                cache = self._grown(cache, waiting, last[-1:], moment)
+            return torch.cat(
+                [
+                    ranker.head(self._candidates(cache, tokens.of_items(some), moment))
+                    for some in candidates.split(self.microbatch)
+                ]
+            )
 
-    def _pass(
+    def _grown(
         self, cache: HistoryCache, x: Tensor, times: Tensor, following: Tensor
-    ) -> tuple[Tensor, HistoryCache]:
-        """New tokens (m, d) through all blocks, each seeing the cache and those before it.
+    ) -> HistoryCache:
+        """The cache with tokens (m, d) at its end, each seeing all before it.
+
+        The last block's attention is left out: nobody asks what the history found there.
 
         Args:
             times: (m,) of the tokens, `following` of the token after each.
         """
         all_times = torch.cat([cache.times, times])
         before, after = len(cache.times), len(all_times)
-        apart = torch.arange(before, after)[:, None] - torch.arange(after)  # (m, n + m)
-        later = (apart < 0).to(x.device)
-        apart = apart.clamp(min=0).to(x.device)
-        buckets = torch.bucketize(following[:, None] - all_times, self.edges, right=True)
+        places = torch.arange(after, device=x.device)
+        apart = places[before:, None] - places  # (m, n + m)
+        buckets = torch.bucketize(following[:, None] - all_times, self._edges(x), right=True)
         keys, values = [], []
         for block, old_keys, old_values in zip(
             self.ranker.layers(), cache.keys, cache.values, strict=True
@@ -155,13 +156,15 @@ class MFalcon:
             u, v, q, k = _heads(block, x)
             keys.append(torch.cat([old_keys, k]))
             values.append(torch.cat([old_values, v]))
-            scores = torch.einsum("ihd,jhd->hij", q, keys[-1])
+            if len(keys) == len(cache.keys):
+                break
             position, time = _tables(block)
-            scores = scores + position[apart] + time[buckets]
-            weights = F.silu(scores).masked_fill(later, 0)
+            scores = torch.einsum("ihd,jhd->hij", q, keys[-1])
+            scores = scores + position[apart.clamp(min=0)] + time[buckets]
+            weights = F.silu(scores).masked_fill(apart < 0, 0)
             found = torch.einsum("hij,jhd->ihd", weights, values[-1])
             x = x + block.gate(u.flatten(1), found.flatten(1) / (block.max_length + SPARE))
-        return x, replace(cache, keys=tuple(keys), values=tuple(values), times=all_times)
+        return replace(cache, keys=tuple(keys), values=tuple(values), times=all_times)
 
     def _candidates(self, cache: HistoryCache, x: Tensor, asked: Tensor) -> Tensor:
         """Candidates (m, d) through all blocks, each seeing the cache and itself.
@@ -169,7 +172,7 @@ class MFalcon:
         All stand at one place and one time, so that one bias a key serves all of them.
         """
         n = len(cache.times)
-        buckets = torch.bucketize(asked - cache.times, self.edges, right=True)  # (n,)
+        buckets = torch.bucketize(asked - cache.times, self._edges(x), right=True)  # (n,)
         for block, keys, values in zip(self.ranker.layers(), cache.keys, cache.values, strict=True):
             u, v, q, k = _heads(block, x)
             position, time = _tables(block)
@@ -180,6 +183,10 @@ class MFalcon:
             found = found + own * v
             x = x + block.gate(u.flatten(1), found.flatten(1) / (block.max_length + SPARE))
         return x
+
+    @staticmethod
+    def _edges(x: Tensor) -> Tensor:
+        return edges_of_buckets().to(x.device)
 
 
 def _heads(block: HSTUBlock, x: Tensor) -> tuple[Tensor, ...]:

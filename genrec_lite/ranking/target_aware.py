@@ -110,23 +110,31 @@ class GenerativeRanker(nn.Module):
                 f"a row has {events.items.max_length} events, the model looks at "
                 f"{self.max_events}: cut it, or take `events.last({self.max_events})`"
             )
-        asked = torch.zeros(len(events), dtype=torch.int64, device=events.times.device)
-        filled = events.items.lengths > 0
-        asked[filled] = events.times[events.items.offsets[1:][filled] - 1]  # nobody asks after it
+        # Nobody asks after the last event: any time from then on will do.
+        asked = _last_times(events, torch.zeros_like(events.items.lengths))
         found = self._encode(self.tokens(events), _and_asked(token_times(events), asked), None)
         return self.head(found.values[::2])
 
     def score(self, history: Events, candidates: JaggedTensor, asked: Tensor) -> Tensor:
         """Logits (M, A) of each candidate's actions, all candidates of a user in one pass.
 
-        The slow way at many candidates; `MFalcon` gives the same.
+        The slow way at many candidates; `MFalcon` gives the same for what its cache stands for.
 
         Args:
             history: B rows of events; of longer ones the last `max_events` are looked at.
             candidates: B rows of item indices, M in all.
             asked: (B,) int64, when the actions would happen.
+        Raises:
+            ValueError: if a user is asked before the history's end.
         """
         history = history.last(self.max_events)
+        early = (asked < _last_times(history, asked)).nonzero()
+        if len(early):
+            row = int(early[0])
+            raise ValueError(
+                f"row {row} is asked at {int(asked[row])}, before its last event at "
+                f"{int(history.items.with_values(history.times)[row][-1])}"
+            )
         tokens = self.tokens(history).followed_by(
             candidates.with_values(self.tokens.of_items(candidates.values))
         )
@@ -154,6 +162,13 @@ class GenerativeRanker(nn.Module):
         for block in self.blocks:
             rows = block(rows, of_pairs, targets)
         return rows
+
+
+def _last_times(events: Events, otherwise: Tensor) -> Tensor:
+    """(B,) when each row's last event was; of an empty row what `otherwise` (B,) says."""
+    found, filled = otherwise.clone(), events.items.lengths > 0
+    found[filled] = events.times[events.items.offsets[1:][filled] - 1]
+    return found
 
 
 def _and_asked(times: JaggedTensor, asked: Tensor) -> JaggedTensor:

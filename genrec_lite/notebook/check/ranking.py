@@ -50,10 +50,10 @@ def normalised_entropy(answer: Callable[..., Any]) -> Iterator[Case]:
 def flop_ratio(answer: Callable[..., Any]) -> Iterator[Case]:
     """Checks `answer(n, d, c)`: operations one by one over those of M-FALCON."""
     for n, d, c, expected, hint in [
-        (1, 1, 1, 0.5, "One token, one candidate: 2 over 2 + 2"),
-        (100, 10, 1, 110_000 / 111_100, "One candidate: the ratio is a little below 1"),
-        (1024, 64, 1024, 512.0, "As many candidates as tokens: half of n"),
-        (10, 1000, 50, 50 / 6, "With a large d the history costs 10 tokens, the candidates 50"),
+        (1, 1, 1, 6 / 13, "One token, one candidate: 6 over 6 + 7"),
+        (100, 10, 1, 150_000 / 152_500, "One candidate: the ratio is a little below 1"),
+        (1024, 64, 1024, 370.7621, "A candidate looks at 1,024 tokens: 2 n d, not n d"),
+        (10, 1000, 50, 2505 / 301.1, "With a large d it is tokens that count: 10 and 50"),
     ]:
         yield Case(f"flop_ratio({n}, {d}, {c})", later(answer, n, d, c), expected, hint=hint)
 

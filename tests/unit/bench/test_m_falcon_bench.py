@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genrec_lite.bench import m_falcon
-from genrec_lite.bench.m_falcon import compare, counted_flop, needed_flop, user_of
+from genrec_lite.bench.m_falcon import compare, counted_flop, kept_flop, needed_flop, user_of
 from genrec_lite.bench.memory import peak_tensor_bytes
 from genrec_lite.ranking.m_falcon import MFalcon
 from genrec_lite.ranking.target_aware import GenerativeRanker
@@ -33,7 +33,7 @@ def test_needed_operations_are_what_the_counter_counts():
     cache = falcon.extend(falcon.start(), history)
     counted = counted_flop(lambda: falcon.score(cache, candidates, asked))
     head = 2 * 7 * (64 * 64 + 64 * 3)
-    last_action = needed_flop(ranker, 1, 60)  # which waited for the time of asking
+    last_action = kept_flop(ranker, 1, 60)  # which waited for the time of asking
     own = 2 * 3 * 7 * 2 * 64  # <q, k> and its share, of the candidate itself: not products of
     bits = 2 * 3 * 64  # matrices, as that of the action's bits is
     expected = needed_flop(ranker, 7, 7 * 61) + last_action + head - own + bits

@@ -80,9 +80,37 @@ def test_a_cache_serves_requests_at_different_times():
     assert not torch.allclose(found[0], found[1])
 
 
+def test_a_new_cache_holds_what_the_ranker_looks_at():
+    model, history = ranker(), log([3 * MAX_EVENTS])
+    falcon, cache = cached(model, history, 5)
+    assert len(cache) == MAX_EVENTS
+    scores = falcon.score(cache, CANDIDATES, ASKED)
+    torch.testing.assert_close(scores, expected(model, history), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [1, 2, MAX_EVENTS])
+def test_an_outgrown_cache_stands_for_the_history_that_it_names(most: int):
+    model, history = ranker(max_events=most), log([3 * MAX_EVENTS])
+    falcon = MFalcon(model)
+    cache = falcon.start()
+    for number in range(3 * MAX_EVENTS):
+        new = history.stretches(torch.tensor([0]), torch.tensor([number]), torch.tensor([1]))
+        cache = falcon.extend(cache, new)
+        assert max(1, min(number + 1, most // 2)) <= len(cache) <= most
+        assert torch.equal(cache.history.times[-1:], new.times)
+    scores = falcon.score(cache, CANDIDATES, ASKED)
+    same = expected(model, history.last(len(cache)))
+    torch.testing.assert_close(scores, same, rtol=1e-12, atol=1e-12)
+
+
 def test_an_outgrown_cache_is_made_anew_of_the_last_half():
     model, history = ranker(), log([MAX_EVENTS + 1])
-    falcon, cache = cached(model, history, 256)
+    falcon = MFalcon(model)
+    first, rest = (
+        history.stretches(torch.tensor([0]), torch.tensor([at]), torch.tensor([count]))
+        for at, count in ((0, MAX_EVENTS), (MAX_EVENTS, 1))
+    )
+    cache = falcon.extend(falcon.extend(falcon.start(), first), rest)
     assert len(cache) == MAX_EVENTS // 2
     assert torch.equal(cache.history.times, history.times[-(MAX_EVENTS // 2) :])
     scores = falcon.score(cache, CANDIDATES, ASKED)
@@ -118,11 +146,10 @@ def test_wrong_requests_are_named():
         falcon.score(cache, CANDIDATES, last - 1)
     with pytest.raises(ValueError, match="4 rows of events: a cache is one user's"):
         falcon.extend(cache, log())
-    with pytest.raises(ValueError, match="fall from"):
+    with pytest.raises(ValueError, match=f"begin at .*, before the last one kept, at {last}"):
         falcon.extend(cache, history)
+    two_bits = Events(history.items, history.actions[:, :2], history.times + last)
+    with pytest.raises(ValueError, match=r"actions \(5, 2\): expected \(n, 3\) bits"):
+        falcon.extend(cache, two_bits)
     with pytest.raises(ValueError, match="microbatch is 0"):
         MFalcon(model, microbatch=0)
-    for block in model.blocks:
-        block.divide_by = "row"
-    with pytest.raises(ValueError, match="a cache needs"):
-        MFalcon(model)

@@ -136,6 +136,13 @@ def test_the_loss_is_the_asked_events_mean_cross_entropy_over_all_actions():
     torch.testing.assert_close(model.loss(EventBatch(events, asked)), expected)
 
 
+def test_a_request_before_the_last_event_is_named():
+    candidates, asked = candidates_of(4)
+    asked[3] = 5
+    with pytest.raises(ValueError, match="row 3 is asked at 5, before its last event at"):
+        ranker().score(log(), candidates, asked)
+
+
 def test_wrong_sizes_are_named():
     with pytest.raises(ValueError, match="num_blocks 0, max_events 8: at least 1"):
         ranker(num_blocks=0)
