@@ -133,16 +133,16 @@ def ranking(found: Records) -> None:
     assert found["live_ratio"] > 5 and found["live_flop"] > 10
     # The record, and the arithmetic beside it.
     assert found["falcon_ratio"] > 20 and found["falcon_flop"] > 50
-    assert abs(found["falcon_needed"] / 512 - 1) < 0.4
+    assert 300 < found["falcon_needed"] < 600
     assert found["falcon_more_mb"] < 1.1 * found["falcon_mb"] + 1
     assert found["falcon_at_once"] > 1
     # Where films have more ratings, a trained model knows more than counting.
     for arm in ("generative", "pointwise"):
         assert found[f"larger_{arm}"] < found["larger_rates"] < 1
         assert found["small_rates"] < found[f"small_{arm}"] < 1
-    for log in ("small", "larger", "shop"):  # the text says so
-        assert abs(found[f"{log}_step"]) < found[f"{log}_half"]
-    assert round(found["half_says"], 3) == 1.233 and round(found["ratio_limit"]) == 1024
+    # What the text says of the two models: no gain, and on one task a loss beyond its noise.
+    assert found["like_step"] > found["like_half"] and found["for_pointwise"] >= 2
+    assert round(found["half_says"], 3) == 1.233 and round(found["ratio_limit"]) == 581
 
 
 def jagged_tensors(found: Records) -> None:
