@@ -1,5 +1,8 @@
 """Events with action bits: what is refused, how they are split, cut and asked about."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -26,10 +29,36 @@ def numbered(lengths: list[int], times: list[int] | None = None) -> Events:
     return Events(items, torch.arange(total)[:, None] % 2 == 0, moments)
 
 
+def rows_of(batches: EventBatches, epoch: int) -> list[list[int]]:
+    """The stretches of an epoch, in their order."""
+    return [row for batch in batches(epoch) for row in batch.events.items.to_lists()]
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raises where the block does not end in time, so that an endless loop is a failure."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_misaligned_or_falling_events_are_named():
     events = numbered([2, 3])
-    with pytest.raises(ValueError, match=r"actions \(4, 1\) of torch.bool for 5 events: expected \(5, A\)"):
+    expected = r"for 5 events: expected \(5, A\) torch.bool"
+    with pytest.raises(ValueError, match=rf"actions \(4, 1\) of torch.bool {expected}"):
         replace(events, actions=events.actions[:4])
+    with pytest.raises(ValueError, match=rf"actions \(5, 1\) of torch.float32 {expected}"):
+        replace(events, actions=events.actions.float())
+    with pytest.raises(ValueError, match=rf"actions \(5,\) of torch.bool {expected}"):
+        replace(events, actions=events.actions[:, 0])
     with pytest.raises(ValueError, match=r"times \(5,\) of torch.float32 for 5 events"):
         replace(events, times=events.times.float())
     with pytest.raises(ValueError, match="times of row 1 fall from 30 to 20: sort"):
@@ -46,6 +75,13 @@ def test_ratings_become_bits():
     assert torch.equal(events.actions[:, 2], ratings <= 2)
     with pytest.raises(InteractionsError, match="ratings"):
         RatedActions().events(replace(sequences, ratings=None))
+
+
+def test_names_and_bounds_of_actions_go_together():
+    with pytest.raises(ValueError, match="2 names for 1 bounds"):
+        RatedActions(("like", "love"), ((4.0, 5.0),))
+    with pytest.raises(ValueError, match="1 names for 3 bounds"):
+        RatedActions(("like",))
 
 
 def test_one_moment_splits_all_users():
@@ -80,6 +116,31 @@ def test_every_event_is_learned_from_once_an_epoch():
         EventBatches(numbered([0]))
 
 
+def test_the_order_of_rows_comes_from_seed_and_epoch():
+    events = numbered([3] * 40)  # none is long enough to be cut
+    found = {
+        (seed, epoch): rows_of(EventBatches(events, batch_size=1, max_events=3, seed=seed), epoch)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    for rows in found.values():
+        assert sorted(rows) == events.items.to_lists() != rows
+    assert len({str(rows) for rows in found.values()}) == 4
+
+
+def test_the_cuts_of_long_rows_come_from_seed_and_epoch():
+    events = numbered([50] * 8)
+    found = {
+        (seed, epoch): sorted(rows_of(EventBatches(events, max_events=20, seed=seed), epoch))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len({str(cuts) for cuts in found.values()}) == 4
+    for cuts in found.values():
+        first = [len(row) for row in cuts if row[0] % 50 == 0]
+        assert len(first) == 8 and len(set(first)) > 1  # each user has a cut of their own
+
+
 def test_only_asked_events_are_learned_from():
     asked = torch.zeros(34, dtype=torch.bool)
     asked[[3, 11, 12, 33]] = True
@@ -111,6 +172,22 @@ def test_each_question_is_asked_once_with_half_a_window_before_it():
         assert first >= min(4, number - begin)
 
 
+def test_a_window_of_one_event_asks_each_question_once_and_ends():
+    asked = torch.tensor([0, 1, 1, 1, 0, 1, 0, 0, 1]).bool()
+    split = split_by_time(numbered([5, 0, 4]), 0.5)._replace(asked=asked)
+    with within(5):
+        stretches, mask = questions(split, 1)
+    assert stretches.items.to_lists() == [[1], [2], [3], [5], [8]]
+    assert bool(mask.all())
+
+
+def test_a_window_of_no_events_is_refused():
+    split = split_by_time(numbered([5]), 0.5)
+    for most in (0, -1):
+        with within(5), pytest.raises(ValueError, match=f"max_events is {most}: at least 1"):
+            questions(split, most)
+
+
 def test_no_question_is_no_stretch():
     split = split_by_time(numbered([5]), 0.5)
     stretches, mask = questions(split._replace(asked=torch.zeros(5, dtype=torch.bool)), 8)
@@ -131,3 +208,20 @@ def test_stretches_and_last_events_keep_actions_and_times_beside_their_items():
     assert some.actions[:, 0].tolist() == [True, False]
     assert events.last(2).items.to_lists() == [[3, 4], [7, 8]]
     assert events.last(9).items.to_lists() == events.items.to_lists()
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "said"),
+    [(3, 2, "3 to 5"), (-1, 2, "-1 to 1"), (3, -1, "3 to 2"), (5, 0, "5 to 5")],
+)
+def test_a_stretch_beyond_its_row_is_named(start: int, length: int, said: str):
+    events, rows = numbered([5, 4, 5]), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=f"stretch 1 is events {said} of row 1, which has 4"):
+        events.stretches(rows, torch.tensor([0, start]), torch.tensor([5, length]))
+
+
+def test_fewer_than_no_last_events_are_refused():
+    events = numbered([5, 4])
+    with pytest.raises(ValueError, match="the last -1 events: a number of events is at least 0"):
+        events.last(-1)
+    assert events.last(0).items.to_lists() == [[], []]

@@ -133,6 +133,26 @@ def test_no_candidate_sees_another_and_nothing_later_is_seen():
     assert not torch.allclose(acted, scores)  # what was done before does matter
 
 
+def test_a_ranker_in_training_is_scored_without_dropout_and_goes_on_training():
+    model, history = ranker(dropout=0.5), row_of(log(), 0)
+    falcon, cache = cached(model, history, 4)
+    scores = falcon.score(cache, CANDIDATES, ASKED)
+    model.train()
+    found = falcon.score(cache, CANDIDATES, ASKED)
+    assert torch.equal(found, scores) and not found.requires_grad
+    assert model.training and all(block.training for block in model.layers())
+
+
+@pytest.mark.parametrize("count", [5, MAX_EVENTS + 1])
+def test_a_ranker_in_training_is_cached_without_dropout_and_goes_on_training(count: int):
+    model, history = ranker(dropout=0.5), log([count])
+    cache = cached(model, history, 4)[1]
+    again = cached(model.train(), history, 4)[1]
+    for old, now in zip(cache.keys + cache.values, again.keys + again.values, strict=True):
+        assert torch.equal(now, old) and not now.requires_grad
+    assert model.training and all(block.training for block in model.layers())
+
+
 def test_no_candidates_give_no_scores():
     falcon, cache = cached(ranker(), row_of(log(), 0), 4)
     assert falcon.score(cache, CANDIDATES[:0], ASKED).shape == (0, 3)

@@ -9,14 +9,14 @@ from ranker_references import NUM_ACTIONS, NUM_ITEMS, log, row_of
 
 from genrec_lite.datasets.actions import EventBatch, Events
 from genrec_lite.ranking.pointwise import PointwiseRanker
+from genrec_lite.training import seeded
 
 MAX_EVENTS = 8
 
 
-def pointwise() -> PointwiseRanker:
-    model = PointwiseRanker(
-        NUM_ITEMS, NUM_ACTIONS, dim=6, num_heads=2, head_dim=3, hidden=5, max_events=MAX_EVENTS
-    )
+def pointwise(dropout: float = 0.2) -> PointwiseRanker:
+    sizes = dict(dim=6, num_heads=2, head_dim=3, hidden=5, max_events=MAX_EVENTS)
+    model = PointwiseRanker(NUM_ITEMS, NUM_ACTIONS, **sizes, dropout=dropout)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weights in model.parameters():
@@ -89,6 +89,34 @@ def test_own_action_and_later_events_change_nothing_before():
 def test_a_long_row_is_named():
     with pytest.raises(ValueError, match="9 events, the model looks at 8: cut it"):
         pointwise()(log([9]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_drops_what_evaluation_keeps(dropout: float):
+    model, events = pointwise(dropout), log()
+    kept = model(events)
+    assert torch.equal(model(events), kept)
+    model.train()
+    with seeded(0):
+        first, second = model(events), model(events)
+    assert torch.equal(first, second) == torch.equal(first, kept) == (dropout == 0)
+
+
+@pytest.mark.parametrize("dropping", [0, 1, 2])
+def test_items_actions_and_the_first_layer_are_dropped_each(monkeypatch, dropping: int):
+    model, events = pointwise(0.5).train(), log()
+    widths = []
+
+    def dropped(x, *given):
+        widths.append(x.shape[1])
+        return real(x, *given) if (len(widths) - 1) % 3 == dropping else x
+
+    real = torch.nn.functional.dropout
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropped)
+    with seeded(0):
+        first, second = model(events), model(events)
+    assert widths == [6, 6, 5] * 2
+    assert not torch.equal(first, second)
 
 
 def test_the_loss_is_the_asked_events_mean_cross_entropy_over_all_actions():

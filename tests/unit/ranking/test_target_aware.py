@@ -19,6 +19,7 @@ from ranker_references import (
 from genrec_lite.datasets.actions import EventBatch
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.ranking.target_aware import GenerativeRanker, target_aware_mask
+from genrec_lite.training import seeded
 
 CANDIDATES = [3, 16, 3, 0]
 
@@ -141,6 +142,27 @@ def test_a_request_before_the_last_event_is_named():
     asked[3] = 5
     with pytest.raises(ValueError, match="row 3 is asked at 5, before its last event at"):
         ranker().score(log(), candidates, asked)
+
+
+@pytest.mark.parametrize("dropping", ["everywhere", "tokens", 0, 1, 2, "nowhere"])
+def test_tokens_and_each_block_are_dropped_in_training_only(dropping: str | int):
+    model, events = ranker(dropout=0.5), log()
+    if dropping not in ("everywhere", "tokens"):
+        model.dropout = 0.0
+    for number, block in enumerate(model.layers()):
+        if dropping not in ("everywhere", number):
+            block.dropout = 0.0
+    kept = model(events)
+    assert torch.equal(model(events), kept)
+    model.train()
+    ways = {
+        "forward": lambda: model(events),
+        "score": lambda: model.score(events, *candidates_of(len(LENGTHS))),
+    }
+    for name, way in ways.items():
+        with seeded(0):
+            first, second = way(), way()
+        assert torch.equal(first, second) == (dropping == "nowhere"), name
 
 
 def test_wrong_sizes_are_named():
