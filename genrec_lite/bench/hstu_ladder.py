@@ -5,10 +5,9 @@ python -m genrec_lite.bench.hstu_ladder --data movielens-small --seeds 5 --recor
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from genrec_lite.bench.trainings import (
+    Trainings,
+    gains_over,
+    over_seeds,
+    print_and_record,
+    seeds_parser,
+)
 from genrec_lite.datasets import Sequences
 from genrec_lite.encoders.hstu import HSTU, HSTUBlock
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
-from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.recipes.recipe import RECIPES, Recipe, sequences_of
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
@@ -96,56 +100,42 @@ def climb(
         recipe: everything but the encoder's kind; a dot product.
         seeds: how many, 2 to 10.
         first: the lowest rung to climb, of `RUNGS`.
-        finished: file that keeps each finished training's numbers; what it holds of this recipe
-            and this commit is not trained again. For one process at a time.
+        finished: file that keeps each finished training's numbers, see `Trainings`.
         progress: show a bar over the trainings.
     Returns:
         for each rung "RUNG hr@10", ..., means over the seeds, with "... by seed" and
         "... interval" (95%, Student's t); "RUNG step" over the rung below in HR@10, same seeds,
-        with "... interval"; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs". The lowest
+        likewise; "RUNG parameters", "RUNG cpu_s an epoch", "RUNG epochs". The lowest
         rung has no step.
     Raises:
         ValueError: if the number of seeds is not 2 to 10, there is no such rung, or the recipe
             has another similarity.
     """
-    if not 2 <= seeds <= 10:
-        raise ValueError(f"{seeds} seeds: an interval is given for 2 to 10")
     if first not in RUNGS:
         raise ValueError(f"no rung is called {first!r}: choose from {', '.join(RUNGS)}")
     if recipe.mixture is not None or recipe.coarse_dim is not None:
         raise ValueError("the ladder compares encoders under a dot product: leave out the mixture")
     found: dict[str, Any] = {"seeds": seeds}
-    done: dict[str, dict[str, float]] = {}
-    if finished is not None and finished.exists():
-        done = json.loads(finished.read_text())
-    if finished is not None:
-        write_whole(finished, json.dumps(done, indent=1))  # if it cannot be written, say so now
+    trainings = Trainings(finished, seeds)
     below: list[float] = []
-    rungs, commit = RUNGS[RUNGS.index(first) :], current_commit()
+    rungs = RUNGS[RUNGS.index(first) :]
     bar = tqdm(total=len(rungs) * seeds, disable=not progress, unit="training")
     for rung in rungs:
         runs = []
         for seed in range(seeds):
             bar.set_postfix_str(f"{rung}, seed {seed}")
-            asked = {"rung": rung, "seed": seed, "commit": commit, "recipe": asdict(recipe)}
-            key = json.dumps(asked, sort_keys=True)
-            if key not in done:
-                done[key] = _measured(rung, recipe, sequences, seed)
-                if finished is not None:
-                    write_whole(finished, json.dumps(done, indent=1))
-            runs.append(done[key])
+            asked = {"rung": rung, "seed": seed, "recipe": asdict(recipe)}
+            run = trainings.numbers(asked, partial(_measured, rung, recipe, sequences, seed))
+            runs.append(run)
             bar.update()
         found[f"{rung} parameters"] = runs[0]["parameters"]
         for metric in runs[0].keys() - {"parameters"}:
             values = [one[metric] for one in runs]
             found[f"{rung} {metric}"] = sum(values) / seeds
         hits = [one["hr@10"] for one in runs]
-        found[f"{rung} hr@10 by seed"] = hits
-        found[f"{rung} hr@10 interval"] = half_interval(hits)
+        found |= over_seeds(f"{rung} hr@10", hits)
         if below:
-            steps = [after - before for after, before in zip(hits, below, strict=True)]
-            found[f"{rung} step"] = sum(steps) / seeds
-            found[f"{rung} step interval"] = half_interval(steps)
+            found |= gains_over(f"{rung} step", hits, below)
         below = hits
     bar.close()
     return found
@@ -171,24 +161,16 @@ def _measured(rung: str, recipe: Recipe, sequences: Sequences, seed: int) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = seeds_parser(__doc__, seeds=5)
     parser.add_argument("--data", default="movielens-small", choices=LOGS)
     parser.add_argument("--first", default=RUNGS[0], choices=RUNGS, help="the lowest rung")
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
-    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
-    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     recipe = RECIPES[f"{given.data}-hstu"]
     sequences = sequences_of(recipe)
     values = climb(sequences, recipe, given.seeds, first=given.first, finished=given.out)
-    values |= {"data": given.data}
-    print(json.dumps(values, indent=1))
-    if given.record:
-        command = f"python -m genrec_lite.bench.hstu_ladder --data {given.data}"
-        command += f" --first {given.first!r}" * (given.first != RUNGS[0])
-        command += f" --seeds {given.seeds} --record {given.record}"
-        print(write_record(given.record, values, seed=0, command=command))
+    options = [f"--data {given.data}"] + [f"--first {given.first!r}"] * (given.first != RUNGS[0])
+    print_and_record(values | {"data": given.data}, given, "hstu_ladder", *options)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ python -m genrec_lite.bench.ranking --data movielens-small --seeds 5 --record NA
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from genrec_lite.bench.trainings import (
+    Trainings,
+    gains_over,
+    over_seeds,
+    print_and_record,
+    seeds_parser,
+)
 from genrec_lite.datasets.actions import (
     EventBatches,
     Events,
@@ -28,12 +34,10 @@ from genrec_lite.datasets.actions import (
     split_by_time,
 )
 from genrec_lite.datasets.catalogue import load
-from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.ranking.evaluation import predicted, task_metrics
 from genrec_lite.ranking.pointwise import PointwiseRanker
 from genrec_lite.ranking.rates import Rates
 from genrec_lite.ranking.target_aware import GenerativeRanker
-from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.training import fit
 
 __all__ = ["ARMS", "TASKS", "RankingData", "compare", "main", "ranking_data", "train_arm"]
@@ -149,41 +153,33 @@ def compare(
     Args:
         name: of `TASKS`.
         seeds: how many, 2 to 10.
-        finished: file that keeps each finished training's numbers; see `hstu_ladder.climb`.
+        finished: file that keeps each finished training's numbers, see `Trainings`.
         progress: show a bar over the trainings.
     Returns:
         "ARM like ne", ... means, with "... by seed" and "... interval"; "rates ...", "prior ne"
         (training's mean rates, tested); "generative step ..." over the pointwise arm at equal
-        seeds, with "... interval"; the curves of the first seed.
+        seeds, likewise; the curves of the first seed.
     """
     data = ranking_data(name)
     found = {"seeds": seeds, "tasks": list(data.names), "data": name, **_untrained(data)}
-    done: dict[str, dict[str, Any]] = {}
-    if finished is not None and finished.exists():
-        done = json.loads(finished.read_text())
+    trainings = Trainings(finished, seeds)
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     with tqdm(total=len(ARMS) * seeds, disable=not progress, unit="training") as bar:
         for seed in range(seeds):
             for arm in ARMS:
-                key = json.dumps([name, arm, seed, current_commit()])
-                if key not in done:
-                    done[key] = train_arm(arm, data, seed)
-                    if finished is not None:
-                        write_whole(finished, json.dumps(done, indent=1))
-                runs[arm].append(done[key])
+                asked = {"data": name, "arm": arm, "seed": seed}
+                runs[arm].append(trainings.numbers(asked, partial(train_arm, arm, data, seed)))
                 bar.update()
     for arm, of_arm in runs.items():
         for key, first in of_arm[0].items():
             if key.startswith("curve") or key == "parameters":
                 found[f"{arm} {key}"] = first
             else:
-                found |= _summed(f"{arm} {key}", [one[key] for one in of_arm])
-    for key in (
-        key for key in runs["pointwise"][0] if key.endswith((" ne", " auc")) or key == "ne"
-    ):
-        if not key.startswith("curve"):
-            pairs = zip(runs["generative"], runs["pointwise"], strict=True)
-            found |= _summed(f"generative step {key}", [a[key] - b[key] for a, b in pairs])
+                found |= over_seeds(f"{arm} {key}", [one[key] for one in of_arm])
+    for key in runs["pointwise"][0]:
+        if key == "ne" or (key.endswith((" ne", " auc")) and not key.startswith("curve")):
+            generative, pointwise = ([one[key] for one in runs[arm]] for arm in ARMS[::-1])
+            found |= gains_over(f"generative step {key}", generative, pointwise)
     return found
 
 
@@ -208,29 +204,14 @@ def _untrained(data: RankingData) -> dict[str, float]:
     return found | {"training events": int(data.learned.sum()), "questions": int(asked.sum())}
 
 
-def _summed(key: str, values: list[float]) -> dict[str, Any]:
-    return {
-        key: sum(values) / len(values),
-        f"{key} by seed": values,
-        f"{key} interval": half_interval(values),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = seeds_parser(__doc__, seeds=5)
     parser.add_argument("--data", default="movielens-small", choices=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
-    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
-    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     values = compare(given.data, given.seeds, finished=given.out)
-    print(json.dumps(values, indent=1))
-    if given.record:
-        command = f"python -m genrec_lite.bench.ranking --data {given.data}"
-        command += f" --seeds {given.seeds} --record {given.record}"
-        print(write_record(given.record, values, seed=0, command=command))
+    print_and_record(values, given, "ranking", f"--data {given.data}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ python -m genrec_lite.bench.shorter_histories --data ml-100k --seeds 3 --record 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,10 +14,15 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from genrec_lite.bench.trainings import (
+    Trainings,
+    gains_over,
+    over_seeds,
+    print_and_record,
+    seeds_parser,
+)
 from genrec_lite.datasets import Sequences
-from genrec_lite.notebook.record import current_commit, write_record
 from genrec_lite.recipes.course import metrics_of, ranks_of, train
-from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.recipes.recipe import RECIPES, Recipe, sequences_of
 from genrec_lite.scaling.stochastic_length import (
     Choice,
@@ -55,39 +58,30 @@ def compare(
         sequences: all users' items.
         recipe: of the model and its training, but for the batches.
         seeds: how many, 2 to 10.
-        finished: file that keeps each finished training's numbers; see `hstu_ladder.climb`.
+        finished: file that keeps each finished training's numbers, see `Trainings`.
         progress: show a bar over the trainings.
     Returns:
         for each arm "ARM hr@10", ... means, with "... by seed" and "... interval" of the hit rate;
         "ARM cpu_s an epoch", "ARM epochs", "ARM sparsity" (expected share of events left out) and
-        "ARM pairs" (of pairs); "ARM step" over all events, same seeds, with "... interval".
+        "ARM pairs" (of pairs); "ARM step" over all events, same seeds, likewise.
     """
-    done: dict[str, dict[str, float]] = {}
-    if finished is not None and finished.exists():
-        done = json.loads(finished.read_text())
+    trainings = Trainings(finished, seeds)
     found: dict[str, Any] = {"seeds": seeds}
     hits: dict[str, list[float]] = {}
     with tqdm(total=len(ARMS) * seeds, disable=not progress, unit="training") as bar:
         for arm in ARMS:
             runs = []
             for seed in range(seeds):
-                asked = {"arm": arm, "seed": seed, "commit": current_commit()}
-                key = json.dumps(asked | {"recipe": asdict(recipe)}, sort_keys=True)
-                if key not in done:
-                    done[key] = _measured(arm, recipe, sequences, seed)
-                    if finished is not None:
-                        write_whole(finished, json.dumps(done, indent=1))
-                runs.append(done[key])
+                asked = {"arm": arm, "seed": seed, "recipe": asdict(recipe)}
+                run = trainings.numbers(asked, partial(_measured, arm, recipe, sequences, seed))
+                runs.append(run)
                 bar.update()
             for metric in runs[0]:
                 found[f"{arm} {metric}"] = sum(one[metric] for one in runs) / seeds
             hits[arm] = [one["hr@10"] for one in runs]
-            found[f"{arm} hr@10 by seed"] = hits[arm]
-            found[f"{arm} hr@10 interval"] = half_interval(hits[arm])
+            found |= over_seeds(f"{arm} hr@10", hits[arm])
             if arm != "all":
-                steps = [one - whole for one, whole in zip(hits[arm], hits["all"], strict=True)]
-                found[f"{arm} step"] = sum(steps) / seeds
-                found[f"{arm} step interval"] = half_interval(steps)
+                found |= gains_over(f"{arm} step", hits[arm], hits["all"])
     return found
 
 
@@ -118,21 +112,14 @@ def _measured(arm: str, recipe: Recipe, sequences: Sequences, seed: int) -> dict
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = seeds_parser(__doc__, seeds=3)
     parser.add_argument("--data", default="movielens-small", choices=LOGS)
-    parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11))
-    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
-    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     recipe = RECIPES[f"{given.data}-hstu"]
     values = compare(sequences_of(recipe), recipe, given.seeds, finished=given.out)
     values |= {"data": given.data}
-    print(json.dumps(values, indent=1))
-    if given.record:
-        command = f"python -m genrec_lite.bench.shorter_histories --data {given.data}"
-        command += f" --seeds {given.seeds} --record {given.record}"
-        print(write_record(given.record, values, seed=0, command=command))
+    print_and_record(values, given, "shorter_histories", f"--data {given.data}")
 
 
 if __name__ == "__main__":

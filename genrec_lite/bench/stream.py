@@ -7,8 +7,6 @@ After Zhai et al. 2024, "Actions Speak Louder than Words" (2402.17152), section 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,11 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from genrec_lite.bench.trainings import (
+    Trainings,
+    gains_over,
+    over_seeds,
+    print_and_record,
+    seeds_parser,
+)
 from genrec_lite.datasets.dirichlet_stream import DirichletStream, dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.notebook.record import current_commit, write_record
-from genrec_lite.recipes.folders import half_interval, write_whole
 from genrec_lite.recipes.held_out import HeldOut, hit_rates, stream_parts
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
@@ -90,25 +93,23 @@ def pass_over(
     Args:
         sizes: of the streams.
         seeds: how many, 2 to 10.
-        finished: file that keeps each finished training's numbers; what it holds of these sizes
-            and this commit is not trained again. For one process at a time.
+        finished: file that keeps each finished training's numbers, see `Trainings`.
         progress: show a bar over the trainings.
     Returns:
         for each arm "ARM hr@10" and "ARM hr@50", means over the seeds, with "... by seed" and
         "... interval" (95%, Student's t); "ARM learning rate", "ARM hr@10 by rate" (of
-        `LEARNING_RATES`, in the search), "ARM cpu_s"; "ARM over SASRec" in HR@10, same seeds, with
-        its interval; "reference hr@10" and "reference hr@50", see `reference`.
+        `LEARNING_RATES`, in the search), "ARM cpu_s"; "ARM over SASRec" in HR@10, same seeds,
+        likewise; "reference hr@10" and "reference hr@50", see `reference`.
     Raises:
         ValueError: if the number of seeds is not 2 to 10.
     """
-    if not 2 <= seeds <= 10:
-        raise ValueError(f"{seeds} seeds: an interval is given for 2 to 10")
-    trainings = _Trainings(sizes, finished)
+    trainings, stream = Trainings(finished, seeds), cache(sizes.stream)
     bar = tqdm(total=len(ARMS) * (len(LEARNING_RATES) + seeds), disable=not progress)
 
     def measured(arm: str, rate: float, seed: int) -> dict[str, float]:
         bar.set_postfix_str(f"{arm}, rate {rate:g}, seed {seed}")
-        one = trainings.measured(arm, rate, seed)
+        asked = {"arm": arm, "rate": rate, "seed": seed, "sizes": asdict(sizes)}
+        one = trainings.numbers(asked, lambda: _measured(arm, rate, sizes, stream(seed), seed))
         bar.update()
         return one
 
@@ -121,53 +122,16 @@ def pass_over(
         found[f"{arm} learning rate"] = best
         found[f"{arm} hr@10 by rate"] = list(by_rate.values())
         found[f"{arm} cpu_s"] = sum(run["cpu_s"] for run in runs) / seeds
-        found |= _over_seeds(arm, runs)
+        for metric in METRICS:
+            found |= over_seeds(f"{arm} {metric}", [run[metric] for run in runs])
         hits = [run["hr@10"] for run in runs]
         if baseline:
-            gains = [hit - other for hit, other in zip(hits, baseline, strict=True)]
-            found[f"{arm} over {ARMS[0]}"] = sum(gains) / seeds
-            found[f"{arm} over {ARMS[0]} interval"] = half_interval(gains)
+            found |= gains_over(f"{arm} over {ARMS[0]}", hits, baseline)
         baseline = baseline or hits
     bar.close()
-    known = [trainings.reference(seed) for seed in range(seeds)]
+    known = [_known(stream(seed), sizes) for seed in range(seeds)]
     found |= {f"reference {m}": sum(one[m] for one in known) / seeds for m in METRICS}
     return found
-
-
-class _Trainings:
-    """Each training's numbers, measured once.
-
-    Args:
-        sizes: of the streams.
-        finished: see `pass_over`.
-    """
-
-    def __init__(self, sizes: Sizes, finished: Path | None) -> None:
-        self.sizes, self.finished = sizes, finished
-        self.commit, self.stream = current_commit(), cache(sizes.stream)
-        self.done: dict[str, dict[str, float]] = {}
-        if finished is not None and finished.exists():
-            self.done = json.loads(finished.read_text())
-        self._save()  # if the file cannot be written, say so now
-
-    def measured(self, arm: str, rate: float, seed: int) -> dict[str, float]:
-        """Of one training, which is done here unless the file has it."""
-        asked = dict(arm=arm, rate=rate, seed=seed, commit=self.commit, sizes=asdict(self.sizes))
-        key = json.dumps(asked, sort_keys=True)
-        if key not in self.done:
-            self.done[key] = _measured(arm, rate, self.sizes, self.stream(seed), seed)
-            self._save()
-        return self.done[key]
-
-    def reference(self, seed: int) -> dict[str, float]:
-        """Hit rates of `reference`."""
-        stream = self.stream(seed)
-        _, asked = stream_parts(stream, self.sizes.batch_size)
-        return hit_rates(reference(stream, asked))
-
-    def _save(self) -> None:
-        if self.finished is not None:
-            write_whole(self.finished, json.dumps(self.done, indent=1))
 
 
 def reference(stream: DirichletStream, asked: HeldOut) -> Tensor:
@@ -209,33 +173,22 @@ def _measured(
     return asked.measure(model) | {"cpu_s": run.cpu_seconds}
 
 
-def _over_seeds(arm: str, runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Each metric's mean, values and interval."""
-    found: dict[str, Any] = {}
-    for metric in METRICS:
-        values = [run[metric] for run in runs]
-        found[f"{arm} {metric}"] = sum(values) / len(values)
-        found[f"{arm} {metric} by seed"] = values
-        found[f"{arm} {metric} interval"] = half_interval(values)
-    return found
+def _known(stream: DirichletStream, sizes: Sizes) -> dict[str, float]:
+    """Hit rates of `reference`."""
+    return hit_rates(reference(stream, stream_parts(stream, sizes.batch_size)[1]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
+    parser = seeds_parser(__doc__, seeds=5)
     parser.add_argument("--records", type=int, default=Sizes.records)
     parser.add_argument("--items", type=int, default=Sizes.items, help="in categories of 100")
-    parser.add_argument("--out", type=Path, help="file of finished trainings, to go on from")
-    parser.add_argument("--record", metavar="NAME", help="write book/results/NAME.json")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     values = pass_over(Sizes(given.records, given.items), given.seeds, finished=given.out)
-    print(json.dumps(values, indent=1))
-    if given.record:
-        command = f"python -m genrec_lite.bench.stream --seeds {given.seeds}"
-        command += f" --records {given.records} --items {given.items} --record {given.record}"
-        print(write_record(given.record, values, seed=0, command=command))
+    print_and_record(
+        values, given, "stream", f"--records {given.records}", f"--items {given.items}"
+    )
 
 
 if __name__ == "__main__":

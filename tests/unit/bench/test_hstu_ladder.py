@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec_lite.bench import hstu_ladder
+from genrec_lite.bench import hstu_ladder, trainings
 from genrec_lite.bench.hstu_ladder import RUNGS, UngatedBlock, climb, encoder_of
 from genrec_lite.datasets import Interactions
 from genrec_lite.encoders.hstu import HSTU, HSTUBlock
@@ -86,7 +86,7 @@ def test_the_ladder_reports_each_rung_with_its_steps_and_writes_a_record(
     monkeypatch.setattr(hstu_ladder, "climb", climb_none)
     written = {}
     monkeypatch.setattr(
-        hstu_ladder, "write_record", lambda name, values, **k: written.update(k, **values) or name
+        trainings, "write_record", lambda name, values, **k: written.update(k, **values) or name
     )
     hstu_ladder.main(
         ["--data", "ml-100k", "--seeds", "2", "--first", "+ gate", "--record", "rungs"]
@@ -125,7 +125,7 @@ def test_an_interrupted_climb_goes_on_where_it_was(tmp_path, monkeypatch):
     climb(log(), TINY, 3, **settings)
     assert trained[4:] == [(rung, 2) for rung in RUNGS[3:]]
     climb(log(), replace(TINY, epochs=1), 2, **settings)
-    monkeypatch.setattr(hstu_ladder, "current_commit", lambda: "another")
+    monkeypatch.setattr(trainings, "current_commit", lambda: "another")
     climb(log(), TINY, 2, **settings)
     assert len(trained) == 4 + 4 + 8 + 8
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from genrec_lite.bench import stream
+from genrec_lite.bench import stream, trainings
 from genrec_lite.bench.stream import ARMS, LEARNING_RATES, Sizes, encoder_of, pass_over, reference
 from genrec_lite.datasets.dirichlet_stream import dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
@@ -108,12 +108,12 @@ def test_the_command_line_writes_the_record_with_its_command(tmp_path, monkeypat
 
     monkeypatch.setattr(stream, "pass_over", pass_over_none)
     monkeypatch.setattr(
-        stream, "write_record", lambda name, values, **k: written.update(k, **values) or name
+        trainings, "write_record", lambda name, values, **k: written.update(k, **values) or name
     )
     out = tmp_path / "race.json"
     stream.main(["--seeds", "3", "--records", "900", "--out", str(out), "--record", "race"])
     assert raced == [(Sizes(records=900), 3, out)]
     assert written["command"] == (
-        "python -m genrec_lite.bench.stream --seeds 3 --records 900 --items 8000 --record race"
+        "python -m genrec_lite.bench.stream --records 900 --items 8000 --seeds 3 --record race"
     )
     assert '"seeds": 3' in capsys.readouterr().out
