@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lite.datasets.actions import EventBatch, Events
+from genrec_lite.datasets.actions import Events
 from genrec_lite.encoders.relative_bias import RelativeBias
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.kernels.hstu_attention import hstu_attention
 from genrec_lite.kernels.time_buckets import PairTimes
 from genrec_lite.ranking.interleaving import Interleaving
-from genrec_lite.ranking.target_aware import TaskHead, action_loss
+from genrec_lite.ranking.tasks import Ranker, TaskHead
 from genrec_lite.training import seeded
 
 __all__ = ["PointwiseRanker"]
 
 
-class PointwiseRanker(nn.Module):
+class PointwiseRanker(Ranker):
     """Target attention over a history of raw embeddings, then a network for the tasks.
 
     It knows what `GenerativeRanker` knows: items, actions, order and time of the events, through
@@ -53,8 +53,8 @@ class PointwiseRanker(nn.Module):
         dropout: float = 0.2,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.num_heads, self.max_events, self.dropout = num_heads, max_events, dropout
+        super().__init__(max_events)
+        self.num_heads, self.dropout = num_heads, dropout
         self.tokens = Interleaving(num_items, num_actions, dim, seed=seed)
         with seeded(seed + 1):
             inner = num_heads * head_dim
@@ -71,11 +71,7 @@ class PointwiseRanker(nn.Module):
         Raises:
             ValueError: if a row has more than `max_events` events.
         """
-        if events.items.max_length > self.max_events:
-            raise ValueError(
-                f"a row has {events.items.max_length} events, the model looks at "
-                f"{self.max_events}: cut it, or take `events.last({self.max_events})`"
-            )
+        self.check_lengths(events)
         items = self._dropped(self.tokens.of_items(events.items.values))
         seen = items + self._dropped(self.tokens.of_actions(events.actions))
         k, v = self.key_value(_one_later(seen, events.items)).chunk(2, dim=-1)
@@ -93,10 +89,6 @@ class PointwiseRanker(nn.Module):
         found = self.project(F.layer_norm(found, found.shape[-1:], eps=1e-6))
         mixed = F.silu(self.mix(torch.cat([items, found, items * found], dim=-1)))
         return self.head(self._dropped(mixed))
-
-    def loss(self, batch: EventBatch) -> Tensor:
-        """Mean over the asked events of `action_loss`."""
-        return action_loss(self(batch.events)[batch.asked], batch.events.actions[batch.asked])
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lite.datasets.actions import EventBatch, Events
+from genrec_lite.datasets.actions import Events
 from genrec_lite.encoders.hstu import HSTUBlock
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.kernels.time_buckets import PairTimes
 from genrec_lite.ranking.interleaving import Interleaving, token_times
+from genrec_lite.ranking.tasks import Ranker, TaskHead
 from genrec_lite.training import seeded
 
-__all__ = ["GenerativeRanker", "TaskHead", "action_loss", "target_aware_mask"]
+__all__ = ["GenerativeRanker", "target_aware_mask"]
 
 
 def target_aware_mask(length: int, num_targets: int) -> Tensor:
@@ -35,28 +36,7 @@ def target_aware_mask(length: int, num_targets: int) -> Tensor:
     return (places[:, None] > places) | torch.eye(length, dtype=torch.bool)
 
 
-def action_loss(logits: Tensor, actions: Tensor) -> Tensor:
-    """Mean over n events of the cross-entropies of their A actions, added up; both (n, A)."""
-    return F.binary_cross_entropy_with_logits(
-        logits, actions.to(logits.dtype), reduction="sum"
-    ) / len(logits)
-
-
-class TaskHead(nn.Module):
-    """What is known of an item's token -> one logit an action (several tasks, one hidden layer)."""
-
-    def __init__(self, dim: int, hidden: int, num_actions: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(dim, hidden)
-        self.logits = nn.Linear(hidden, num_actions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, dim) -> (n, A)."""
-        normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return self.logits(F.silu(self.hidden(normed)))
-
-
-class GenerativeRanker(nn.Module):
+class GenerativeRanker(Ranker):
     """HSTU over interleaved items and actions; predictions at the item tokens.
 
     In training a sequence of n events is n questions: at each item's token the action is not
@@ -84,10 +64,10 @@ class GenerativeRanker(nn.Module):
         dropout: float = 0.2,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(max_events)
         if num_blocks < 1 or max_events < 1:
             raise ValueError(f"num_blocks {num_blocks}, max_events {max_events}: at least 1 each")
-        self.max_events, self.dropout = max_events, dropout
+        self.dropout = dropout
         self.tokens = Interleaving(num_items, num_actions, dim, seed=seed)
         with seeded(seed + 1):
             self.blocks = nn.ModuleList(
@@ -105,11 +85,7 @@ class GenerativeRanker(nn.Module):
         Raises:
             ValueError: if a row has more than `max_events` events.
         """
-        if events.items.max_length > self.max_events:
-            raise ValueError(
-                f"a row has {events.items.max_length} events, the model looks at "
-                f"{self.max_events}: cut it, or take `events.last({self.max_events})`"
-            )
+        self.check_lengths(events)
         # Nobody asks after the last event: any time from then on will do.
         asked = _last_times(events, torch.zeros_like(events.items.lengths))
         found = self._encode(self.tokens(events), _and_asked(token_times(events), asked), None)
@@ -144,10 +120,6 @@ class GenerativeRanker(nn.Module):
         found = self._encode(tokens, times, targets)
         places = tokens.lengths[tokens.row_ids()] - tokens.positions()  # from the row's end, 1 on
         return self.head(found.values[places <= targets[tokens.row_ids()]])
-
-    def loss(self, batch: EventBatch) -> Tensor:
-        """Mean over the asked events of `action_loss`."""
-        return action_loss(self(batch.events)[batch.asked], batch.events.actions[batch.asked])
 
     def layers(self) -> list[HSTUBlock]:
         """The blocks in order, as what they are to a type checker."""

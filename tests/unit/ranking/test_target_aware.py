@@ -18,6 +18,7 @@ from ranker_references import (
 
 from genrec_lite.datasets.actions import EventBatch
 from genrec_lite.jagged import JaggedTensor
+from genrec_lite.kernels.hstu_attention import hstu_attention
 from genrec_lite.ranking.target_aware import GenerativeRanker, target_aware_mask
 from genrec_lite.training import seeded
 
@@ -127,6 +128,19 @@ def test_the_mask_is_that_of_clamped_places():
     assert torch.equal(target_aware_mask(3, 3), torch.eye(3).bool())
     with pytest.raises(ValueError, match="4 targets among 3 tokens"):
         target_aware_mask(3, 4)
+
+
+def test_the_mask_is_what_the_attention_keeps_to():
+    lengths, targets = torch.tensor([7, 4, 0, 3]), torch.tensor([3, 0, 0, 3])
+    q, k, v = torch.randn(3, 14, 1, 2, generator=torch.Generator().manual_seed(0)).double()
+    rows = JaggedTensor.from_lengths(torch.arange(14), lengths)
+
+    def of_values(v):
+        return hstu_attention(q, k, v, rows.offsets, targets=targets, divide_by=7).sum((1, 2))
+
+    seen = torch.autograd.functional.jacobian(of_values, v).sum((2, 3)) != 0  # (query, key)
+    masks = [target_aware_mask(int(n), int(m)) for n, m in zip(lengths, targets, strict=True)]
+    assert torch.equal(seen, torch.block_diag(*masks).bool())
 
 
 def test_the_loss_is_the_asked_events_mean_cross_entropy_over_all_actions():

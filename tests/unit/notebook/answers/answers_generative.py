@@ -1,0 +1,84 @@
+"""Right and plausibly wrong answers to the exercises of the chapters on generative recommenders."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from genrec_lite.notebook.check import hstu, ranking
+
+
+def bucket(seconds, *, log=math.log, least=1, most=128, shift=0):
+    return min(most, int(log(max(least, seconds)) / 0.301) + shift)
+
+
+def gaps(times, *, shift=1, causal=True):
+    apart = times[shift : shift + len(times) - 1, None] - times[:-1]
+    return apart.tril() if causal else apart
+
+
+def pointwise(q, k, v, *, scale=1.0, weigh=F.silu, causal=True, over=None):
+    weights = weigh(q @ k.T / scale) / (over or len(q))
+    return (weights.tril() if causal else weights) @ v
+
+
+def relative_entropy(p, y, over=None, negatives=True):
+    def cross_entropy(p):
+        return -(y * p.log() + negatives * (1 - y) * (1 - p).log()).mean()
+
+    return cross_entropy(p) / (over or cross_entropy(y.mean().expand(len(y))))
+
+
+def bill(n, d, c, history=True, among=False, looks=2):
+    once = 5 * n * d**2 + n**2 * d
+    return c * once / (history * once + c * (5 * d**2 + looks * n * d) + among * c**2 * d)
+
+
+def first_lines(users, times):
+    new = (users.diff() != 0) | (times.diff() != 0)
+    return torch.cat([torch.tensor([True]), new])
+
+
+RIGHT = [
+    (hstu.time_bucket, bucket),
+    (hstu.asked_gaps, gaps),
+    (hstu.pointwise_attention, pointwise),
+    (hstu.padding_factor, lambda n: len(n) * max(n) ** 2 / sum(x * x for x in n)),
+    (ranking.visible_tokens, lambda n, c: 2 * n + 1),
+    (ranking.normalised_entropy, relative_entropy),
+    (ranking.flop_ratio, bill),
+    (ranking.first_lines, first_lines),
+]  # fmt: skip
+WRONG = [
+    ("sees the others", ranking.visible_tokens, lambda n, c: 2 * n + c),
+    ("events, not tokens", ranking.visible_tokens, lambda n, c: n + 1),
+    ("not itself", ranking.visible_tokens, lambda n, c: 2 * n),
+    ("not normalised", ranking.normalised_entropy, lambda p, y: relative_entropy(p, y, over=1.0)),
+    ("positives only", ranking.normalised_entropy,
+     lambda p, y: relative_entropy(p, y, negatives=False)),
+    ("sum for mean", ranking.normalised_entropy, lambda p, y: len(y) * relative_entropy(p, y)),
+    ("cache left out", ranking.flop_ratio, lambda n, d, c: bill(n, d, c, history=False)),
+    ("all at once", ranking.flop_ratio, lambda n, d, c: bill(n, d, c, among=True)),
+    ("half of the history", ranking.flop_ratio, lambda n, d, c: bill(n, d, c, looks=1)),
+    ("upside down", ranking.flop_ratio, lambda n, d, c: 1 / bill(n, d, c)),
+    ("users forgotten", ranking.first_lines, lambda u, t: first_lines(torch.ones_like(u), t)),
+    ("last lines", ranking.first_lines, lambda u, t: first_lines(u.flip(0), t.flip(0)).flip(0)),
+    ("one too few", ranking.first_lines, lambda u, t: first_lines(u, t)[1:]),
+    ("base 10", hstu.time_bucket, lambda s: bucket(s, log=math.log10)),
+    ("minus infinity at 0", hstu.time_bucket, lambda s: bucket(s, least=0)),
+    ("no last bucket", hstu.time_bucket, lambda s: bucket(s, most=10**9)),
+    ("rounded up", hstu.time_bucket, lambda s: bucket(s, shift=1)),
+    ("since the query", hstu.asked_gaps, lambda t: gaps(t, shift=0)),
+    ("later ones, too", hstu.asked_gaps, lambda t: gaps(t, causal=False)),
+    ("softmax", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, weigh=lambda s: s.softmax(-1), over=1)),
+    ("not divided", hstu.pointwise_attention, lambda q, k, v: pointwise(q, k, v, over=1)),
+    ("sees the future", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, causal=False)),
+    ("sigmoid", hstu.pointwise_attention, lambda q, k, v: pointwise(q, k, v, weigh=torch.sigmoid)),
+    ("1 / sqrt(d)", hstu.pointwise_attention,
+     lambda q, k, v: pointwise(q, k, v, scale=q.shape[1] ** 0.5)),
+    ("events", hstu.padding_factor, lambda n: len(n) * max(n) / sum(n)),
+    ("empty rows left out", hstu.padding_factor,
+     lambda n: sum(x > 0 for x in n) * max(n) ** 2 / sum(x * x for x in n)),
+]  # fmt: skip
