@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_recipes import tiny_log
 
+from genrec_lite.datasets import load
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.scaling.stochastic_length import (
     CHOICES,
@@ -108,6 +109,35 @@ def test_the_closed_form_is_the_mean_over_many_draws(alpha):
     padded = float(kept.sum()) / (len(kept) * 64)
     assert 1 - padded == pytest.approx(expected.of_longest, abs=0.003)
     assert (expected.events == 0) == (alpha == 2.0)
+
+
+def lengths_like(kind, users=4_000, longest=256):
+    """Lengths of histories: as many of each, many short and few long, or a real log's."""
+    if kind == "uniform":
+        return torch.arange(users) % longest + 1
+    if kind == "movielens-small":
+        own = load("movielens-small").sequences().items.lengths
+        return own.repeat(-(-users // len(own)))[:users].clamp(max=longest)
+    normal = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(users) + 0.5) / users)
+    return (4 + normal).exp().ceil().clamp(1, longest).long()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "lognormal", "movielens-small"])
+@pytest.mark.parametrize("alpha", [1.4, 1.6, 1.8])
+def test_the_closed_form_is_within_a_hundredth_on_three_distributions(kind, alpha):
+    lengths = lengths_like(kind)
+    rows = JaggedTensor.from_lengths(torch.zeros(int(lengths.sum()), dtype=torch.uint8), lengths)
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.cat([
+        stochastic_length(
+            rows, alpha=alpha, longest=256, choice="greedy", generator=generator
+        ).rows.lengths
+        for _ in range(10)
+    ])  # fmt: skip
+    expected = expected_sparsity(lengths, alpha=alpha, longest=256)
+    measured = 1 - float(kept.sum()) / (10 * float(lengths.sum()))
+    assert measured == pytest.approx(expected.events, rel=0.01)
+    assert 1 - float(kept.sum()) / (len(kept) * 256) == pytest.approx(expected.of_longest, rel=0.01)
 
 
 def test_a_long_history_costs_at_most_twice_the_pairs_of_its_part():
