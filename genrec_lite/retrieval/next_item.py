@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genrec_lite.datasets.batches import NextItemBatch
 from genrec_lite.datasets.splits import Queries
 from genrec_lite.encoders.hstu import HSTU
+from genrec_lite.encoders.pooled import PooledHistory
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.jagged import JaggedTensor
 from genrec_lite.losses import (
@@ -55,7 +56,7 @@ class NextItemModel(nn.Module):
 
     def __init__(
         self,
-        encoder: SASRec | HSTU,
+        encoder: SASRec | HSTU | PooledHistory,
         similarity: DotProduct | MixtureOfLogits,
         *,
         num_negatives: int | None = None,
