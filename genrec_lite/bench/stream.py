@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from genrec_lite.bench.trainings import (
@@ -28,12 +26,12 @@ from genrec_lite.bench.trainings import (
 from genrec_lite.datasets.dirichlet_stream import DirichletStream, dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.recipes.held_out import HeldOut, hit_rates, stream_parts
+from genrec_lite.recipes.held_out import stream_parts, stream_reference
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.training import fit
 
-__all__ = ["ARMS", "LEARNING_RATES", "Sizes", "encoder_of", "main", "pass_over", "reference"]
+__all__ = ["ARMS", "LEARNING_RATES", "Sizes", "encoder_of", "main", "pass_over"]
 
 ARMS = ("SASRec", "HSTU, softmax, no bias", "HSTU, no bias")
 # Each arm learns at the rate that is best for it on a stream of its own.
@@ -99,7 +97,7 @@ def pass_over(
         for each arm "ARM hr@10" and "ARM hr@50", means over the seeds, with "... by seed" and
         "... interval" (95%, Student's t); "ARM learning rate", "ARM hr@10 by rate" (of
         `LEARNING_RATES`, in the search), "ARM cpu_s"; "ARM over SASRec" in HR@10, same seeds,
-        likewise; "reference hr@10" and "reference hr@50", see `reference`.
+        likewise; "reference hr@10", ..., means of `stream_reference`.
     Raises:
         ValueError: if the number of seeds is not 2 to 10.
     """
@@ -129,36 +127,9 @@ def pass_over(
             found |= gains_over(f"{arm} over {ARMS[0]}", hits, baseline)
         baseline = baseline or hits
     bar.close()
-    known = [_known(stream(seed), sizes) for seed in range(seeds)]
-    found |= {f"reference {m}": sum(one[m] for one in known) / seeds for m in METRICS}
+    known = [_reference(stream(seed), sizes) for seed in range(seeds)]
+    found |= {f"reference {key}": sum(one[key] for one in known) / seeds for key in known[0]}
     return found
-
-
-def reference(stream: DirichletStream, asked: HeldOut) -> Tensor:
-    """(Q,) ranks by one who knows each item's category and arrival, as nobody in the race does.
-
-    An item scores how often its category came in the record, over how many items it has by now:
-    next to the best that can be done, since a category's items come with equal chances.
-
-    Args:
-        stream: all of it.
-        asked: about its last records.
-    """
-    places = asked.inputs.max_length - asked.places + torch.arange(asked.places)  # (A,)
-    categories = stream.categories[asked.inputs.to_padded()]  # (E, L - 1)
-    kinds = int(stream.categories.max()) + 1
-    came = F.one_hot(categories, kinds).cumsum(1)[:, places]  # (E, A, C)
-    records = torch.arange(len(stream))[-len(asked.inputs) :]
-    here = stream.arrivals <= records[:, None]  # (E, N)
-    arrived = torch.zeros(len(here), kinds)
-    arrived.index_add_(1, stream.categories, here.float())
-    score = (came / arrived[:, None]).flatten(0, 1)  # (Q, C)
-
-    def scores(some: slice) -> Tensor:
-        rows = torch.arange(some.start, some.stop) // asked.places
-        return score[some][:, stream.categories].masked_fill(~here[rows], -1.0)
-
-    return asked.ranks(scores)
 
 
 def _measured(
@@ -173,9 +144,8 @@ def _measured(
     return asked.measure(model) | {"cpu_s": run.cpu_seconds}
 
 
-def _known(stream: DirichletStream, sizes: Sizes) -> dict[str, float]:
-    """Hit rates of `reference`."""
-    return hit_rates(reference(stream, stream_parts(stream, sizes.batch_size)[1]))
+def _reference(stream: DirichletStream, sizes: Sizes) -> dict[str, float]:
+    return stream_reference(stream, stream_parts(stream, sizes.batch_size)[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrec_lite.datasets.batches import NextItemBatch
 from genrec_lite.datasets.dirichlet_stream import DirichletStream
@@ -18,11 +19,12 @@ from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 from genrec_lite.training import without_dropout
 
-__all__ = ["HeldOut", "hit_rates", "stream_parts"]
+__all__ = ["HeldOut", "hit_rates", "stream_parts", "stream_reference"]
 
 BATCH = 512  # histories encoded at once
 STREAM_SHARE = 0.1  # of a stream's records, the last ones
 STREAM_PLACES = 16  # last places of such a record that ask for their next item
+NOT_YET = 1e-3  # what a category counts for that a record has not had
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,34 @@ def stream_parts(stream: DirichletStream, batch_size: int) -> tuple[list[NextIte
     rows = stream.items[first:]
     asked = HeldOut(rows.drop_last(), rows.last(STREAM_PLACES).values, STREAM_PLACES)
     return batches, asked
+
+
+def stream_reference(stream: DirichletStream, asked: HeldOut) -> dict[str, float]:
+    """ "loss", "hr@10" and "hr@50" of one who knows what nobody in the race does.
+
+    He knows each item's category and arrival. He takes a category to be as likely as it was
+    often in the record, and its items that have arrived by now as likely as each other, which
+    they are: next to the best that can be done. The loss is next to the stream's entropy.
+
+    Args:
+        stream: all of it.
+        asked: about its last records.
+    """
+    places = asked.inputs.max_length - asked.places + torch.arange(asked.places)  # (A,)
+    categories = stream.categories[asked.inputs.to_padded()]  # (E, L - 1)
+    kinds = int(stream.categories.max()) + 1
+    came = F.one_hot(categories, kinds).cumsum(1)[:, places].double()  # (E, A, C)
+    came += NOT_YET
+    records = torch.arange(len(stream))[-len(asked.inputs) :]
+    here = stream.arrivals <= records[:, None]  # (E, N)
+    arrived = torch.zeros(len(here), kinds, dtype=torch.float64)
+    arrived.index_add_(1, stream.categories, here.double())
+    chances = came / came.sum(-1, keepdim=True) / arrived[:, None]
+    chances = chances.flatten(0, 1)  # (Q, C) of an item of each category
+
+    def scores(some: slice) -> Tensor:
+        rows = torch.arange(some.start, some.stop) // asked.places
+        return chances[some][:, stream.categories].masked_fill(~here[rows], -1.0)
+
+    of_target = chances.gather(1, stream.categories[asked.targets][:, None])
+    return {"loss": float(-of_target.log().mean())} | hit_rates(asked.ranks(scores))

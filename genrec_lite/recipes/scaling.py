@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,10 +18,11 @@ from genrec_lite.datasets import Sequences, leave_last_out, load
 from genrec_lite.datasets.batches import NextItemBatch, NextItemBatches
 from genrec_lite.datasets.dirichlet_stream import dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
+from genrec_lite.encoders.pooled import PooledHistory
 from genrec_lite.encoders.relative_bias import Bias
 from genrec_lite.encoders.sasrec import SASRec
 from genrec_lite.recipes.folders import write_whole
-from genrec_lite.recipes.held_out import HeldOut, stream_parts
+from genrec_lite.recipes.held_out import HeldOut, stream_parts, stream_reference
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.scaling.power_law import fit_power_law
 from genrec_lite.similarity.dot_product import DotProduct
@@ -29,7 +30,9 @@ from genrec_lite.training import fit
 
 __all__ = ["GRIDS", "Flop", "Grid", "Size", "run_grid", "step_flop"]
 
-MATRICES = {"hstu": 5, "sasrec": 6}  # (d, d) matrices of a block whose head is d wide
+Kind = Literal["hstu", "sasrec", "pooled"]
+# (d, d) matrices: of a block whose head is d wide, and beside the blocks.
+MATRICES = {"hstu": (5, 0), "sasrec": (6, 0), "pooled": (2, 3)}
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,21 @@ class Size:
     """One run of a grid.
 
     Args:
-        encoder: "hstu" or "sasrec"; one head as wide as the model.
+        encoder: "hstu" or "sasrec", with one head as wide as the model, or "pooled".
         dim, blocks: of the encoder.
         steps: of training.
     """
 
-    encoder: Literal["hstu", "sasrec"]
+    encoder: Kind
     dim: int
     blocks: int
     steps: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the matrices."""
+        of_a_block, beside = MATRICES[self.encoder]
+        return (of_a_block * self.blocks + beside) * self.dim**2
 
     @property
     def name(self) -> str:
@@ -106,10 +115,10 @@ def step_flop(size: Size, lengths: Tensor, num_items: int) -> Flop:
     Element-wise work, biases and embeddings are left out, as usual in scaling laws.
     """
     events, pairs = float(lengths.sum()), float((lengths * (lengths + 1)).sum()) / 2
-    weights = size.blocks * MATRICES[size.encoder] * size.dim**2
+    looks = 0 if size.encoder == "pooled" else size.blocks
     return Flop(
-        blocks=6 * weights * events,
-        attention=6 * size.blocks * 2 * size.dim * pairs,  # scores, and the values' sum
+        blocks=6 * size.parameters * events,
+        attention=6 * looks * 2 * size.dim * pairs,  # scores, and the values' sum
         softmax=6 * size.dim * num_items * events,
     )
 
@@ -138,7 +147,8 @@ def run_grid(
         `Flop.encoder`), "... softmax_flop", "... parameters" (of the blocks' matrices), "... loss",
         "... hr@10", "... hr@50", "... cpu_s"; "ENCODER orders", how many powers of ten its compute
         spans; "ENCODER loss exponent" with "... low" and "... high" (95%, see `PowerLaw`), and the
-        same of hr@10, unless a run has no hit at all.
+        same of hr@10, unless a run has no hit at all. Of the stream "reference loss", ..., too,
+        see `stream_reference`.
     Raises:
         ValueError: if a file of the folder is of another grid or damaged.
     """
@@ -162,11 +172,12 @@ def run_grid(
             whole = {"grid": _asked(grid, size), **found[size]}
             write_whole(files[size], json.dumps(whole, indent=2) + "\n")
             bar.update(work[size].encoder + work[size].softmax)
-    return {"data": grid.data, **_summary({size: found[size] for size in grid.sizes})}
+    known = {f"reference {key}": value for key, value in task.reference.items()}
+    return {"data": grid.data, **known, **_summary({size: found[size] for size in grid.sizes})}
 
 
 class _Task:
-    """What a grid's runs share: batches and questions.
+    """What a grid's runs share: batches, questions, and what is known of a stream.
 
     Args:
         grid: read once.
@@ -176,12 +187,14 @@ class _Task:
     def __init__(self, grid: Grid, seed: int) -> None:
         self.grid, self.seed = grid, seed
         self.counted: dict[Size, Flop] = {}
+        self.reference: dict[str, float] = {}
         if grid.data == "stream":
             stream = dirichlet_stream(
                 grid.records, num_items=grid.items, num_categories=grid.items // 100, seed=seed
             )
             self.num_items, self.max_length = stream.num_items, stream.items.max_length - 1
             self.pass_, self.asked = stream_parts(stream, grid.batch_size)
+            self.reference = stream_reference(stream, self.asked)
         else:
             sequences = load(grid.data).sequences()
             self.num_items, self.max_length = sequences.num_items, grid.max_length
@@ -231,11 +244,13 @@ class _Task:
             dim=size.dim, num_blocks=size.blocks, max_length=self.max_length,
             dropout=self.grid.dropout, seed=self.seed,
         )  # fmt: skip
-        encoder: HSTU | SASRec
+        encoder: HSTU | SASRec | PooledHistory
         if size.encoder == "hstu":
             encoder = HSTU(self.num_items, **sizes, head_dim=size.dim, bias=self.grid.bias)
-        else:
+        elif size.encoder == "sasrec":
             encoder = SASRec(self.num_items, **sizes)
+        else:
+            encoder = PooledHistory(self.num_items, **sizes)
         return NextItemModel(encoder, DotProduct())
 
     def flop_per_second(self, sizes: Sequence[Size]) -> float:
@@ -263,7 +278,7 @@ class _Task:
         )  # fmt: skip
         flop = self.flop(size)
         return {
-            "parameters": size.blocks * MATRICES[size.encoder] * size.dim**2,
+            "parameters": size.parameters,
             "flop": flop.encoder,
             "softmax_flop": flop.softmax,
             "cpu_s": course.cpu_seconds,
@@ -319,9 +334,13 @@ def _summary(runs: dict[Size, dict[str, float]]) -> dict[str, Any]:
     return found
 
 
-def _path(encoder: Literal["hstu", "sasrec"], *sizes: tuple[int, int, int]) -> tuple[Size, ...]:
-    """Runs of one encoder: (dim, blocks, steps) each."""
-    return tuple(Size(encoder, *size) for size in sizes)
+def _runs(sizes: tuple[tuple[int, int, int], ...]) -> tuple[Size, ...]:
+    """HSTU at all sizes (dim, blocks, steps), the others at every second."""
+    return tuple(
+        Size(encoder, *size)
+        for encoder in get_args(Kind)
+        for size in (sizes if encoder == "hstu" else sizes[::2])
+    )
 
 
 # Model and training grow together, as they must for a power law: neither alone goes on giving.
@@ -335,10 +354,10 @@ _ML_1M = (
     (48, 2, 600), (48, 2, 900), (64, 2, 1_200), (64, 4, 1_200), (96, 4, 1_200), (128, 4, 1_200),
 )  # fmt: skip
 GRIDS: dict[str, Grid] = {
-    "scaling": Grid("stream", _path("hstu", *_STREAM) + _path("sasrec", *_STREAM[::2])),
+    "scaling": Grid("stream", _runs(_STREAM)),
     "scaling-ml-1m-ordered": Grid(
         "ml-1m-ordered",
-        _path("hstu", *_ML_1M) + _path("sasrec", *_ML_1M[::2]),
+        _runs(_ML_1M),
         dropout=0.2,
         bias="position",
     ),

@@ -5,11 +5,10 @@ import json
 import pytest
 
 from genrec_lite.bench import stream, trainings
-from genrec_lite.bench.stream import ARMS, LEARNING_RATES, Sizes, encoder_of, pass_over, reference
+from genrec_lite.bench.stream import ARMS, LEARNING_RATES, Sizes, encoder_of, pass_over
 from genrec_lite.datasets.dirichlet_stream import dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.encoders.sasrec import SASRec
-from genrec_lite.recipes.held_out import hit_rates, stream_parts
 
 SMALL = Sizes(records=40, items=500, batch_size=8)
 
@@ -88,15 +87,6 @@ def test_a_pass_learns_what_chance_does_not_know(monkeypatch):
     for arm in ARMS:
         found = stream._measured(arm, 1e-2, Sizes(records=200, batch_size=4), data, 0)
         assert found["hr@10"] > 0.5 and found["cpu_s"] > 0  # by chance 10 of 60
-
-
-def test_the_reference_knows_categories_and_arrivals():
-    data = dirichlet_stream(400, num_items=200, num_categories=10, max_categories=1, seed=0)
-    _, asked = stream_parts(data, 8)
-    ranks = reference(data, asked)
-    # One category a record, and at most 20 items in it, all as likely: no later rank.
-    assert int(ranks.max()) <= 20
-    assert hit_rates(ranks)["hr@10"] == pytest.approx(10 / 20, abs=0.06)
 
 
 def test_the_command_line_writes_the_record_with_its_command(tmp_path, monkeypatch, capsys):

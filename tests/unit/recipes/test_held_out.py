@@ -1,5 +1,7 @@
 """Questions at last places: the right targets, and the same numbers as the long way round."""
 
+import math
+
 import pytest
 import torch
 from tiny_recipes import TINY, tiny_log
@@ -9,7 +11,7 @@ from genrec_lite.datasets import leave_last_out
 from genrec_lite.datasets.dirichlet_stream import dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.recipes import build_model, metrics_of, ranks_of
-from genrec_lite.recipes.held_out import HeldOut, stream_parts
+from genrec_lite.recipes.held_out import HeldOut, stream_parts, stream_reference
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 
@@ -70,3 +72,23 @@ def test_leave_last_outs_questions_are_ranked_as_by_a_recipe():
     assert {key: found[key] for key in ("hr@10", "hr@50")} == {
         key: pytest.approx(wanted[key]) for key in ("hr@10", "hr@50")
     }
+
+
+def test_the_reference_knows_categories_and_arrivals():
+    stream = dirichlet_stream(400, num_items=200, num_categories=10, max_categories=1, seed=0)
+    _, asked = stream_parts(stream, 8)
+    found = stream_reference(stream, asked)
+    # One category a record, and some 19 of its 20 items there by now, all as likely.
+    assert found["hr@10"] == pytest.approx(10 / 20, abs=0.06) and found["hr@50"] == 1
+    assert found["loss"] == pytest.approx(math.log(20), abs=0.06)
+
+
+def test_nobody_who_knows_less_than_the_reference_does_better():
+    stream = dirichlet_stream(400, num_items=200, num_categories=10, max_categories=5, seed=1)
+    _, asked = stream_parts(stream, 8)
+    found = stream_reference(stream, asked)
+    here = stream.arrivals <= 399
+    assert found["loss"] < math.log(int(here.sum())) - 0.5  # any item, with equal chances
+    popular = stream.items.values[: 360 * 128].bincount(minlength=200).double()
+    ranks = asked.ranks(lambda some: popular.expand(some.stop - some.start, -1))
+    assert found["hr@10"] > 2 * float((ranks <= 10).double().mean())
