@@ -145,6 +145,33 @@ def ranking(found: Records) -> None:
     assert round(found["half_says"], 3) == 1.233 and round(found["ratio_limit"]) == 581
 
 
+def scaling(found: Records) -> None:
+    # The embedded lengths, and what is known by hand.
+    assert round(found["tenth_pays"], 3) == 0.913 and found["hand_pairs"] == 16.5
+    assert 0.5 < found["top_events"] < 0.6 and 0.85 < found["top_pairs"] < 0.95
+    # Draws follow the rule: those toward the present keep new events more often than old ones.
+    assert abs(found["stays_whole"] - 0.25) < 0.03 and found["drawn_apart"] < 0.04
+    assert found["oldest_kept"] < 0.25 and found["newest_kept"] > 0.6
+    assert found["sparsity_apart"] < 0.05
+    assert 0.1 < found["live_events"] < found["live_pairs"] < 0.8
+    assert found["live_hr_200"] > 0.1 and found["live_hr_200_thinned"] > 0.1  # chance: .02
+    # The records: what the text says of them.
+    assert found["kept_seeds"] >= 3 and found["kept_saved"] > 0.15 and found["step_saved"] > 0.3
+    assert abs(found["kept_step"]) < found["kept_half"]
+    assert min(found["films_orders"], found["stream_orders"]) >= 2.5
+    assert min(found["films_runs"], found["stream_runs"]) >= 10
+    assert 0 < found["films_eta_low"] < found["films_eta"] < found["films_eta_high"]
+    assert found["films_11_inside"] and found["floor_11_inside"] and found["floor_9_inside"]
+    assert not found["films_9_inside"] and found["films_9_eta"] > found["films_eta"]
+    assert found["films_best_loss"] < found["films_last_loss"] < found["sasrec_last"]
+    assert found["stream_floor"] < 5.5 and found["with_floor"] > 2 * found["without_floor"]
+    assert found["race_soft_gain"] > found["race_soft_half"]
+    assert found["race_silu_gain"] > found["race_silu_half"]
+    assert abs(found["silu_over_soft"]) < found["silu_half"] + 1e-9
+    assert found["stream_pooled"] >= found["stream_hstu"] - 0.002
+    assert 0.12 < found["longest_costs"] < 0.13
+
+
 def jagged_tensors(found: Records) -> None:
     # The embedded lengths are fixed: 671 users, 100,004 ratings, and the batch of seed 0.
     assert (found["users"], found["longest"], found["batch_longest"]) == (671, 2391, 1868)
@@ -202,6 +229,7 @@ EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "05_learned_similarity_top_k": learned_similarity_top_k,
     "06_hstu": hstu,
     "07_ranking": ranking,
+    "08_scaling": scaling,
     "09_jagged_tensors": jagged_tensors,
     "10_jagged_attention": jagged_attention,
 }

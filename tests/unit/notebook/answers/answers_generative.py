@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from genrec_lite.notebook.check import hstu, ranking
+from genrec_lite.notebook.check import hstu, ranking, scaling
 
 
 def bucket(seconds, *, log=math.log, least=1, most=128, shift=0):
@@ -39,6 +39,27 @@ def first_lines(users, times):
     return torch.cat([torch.tensor([True]), new])
 
 
+def cut(lengths, longest, alpha, *, of=None):
+    return [min(n, math.floor((of or longest) ** (alpha / 2) + 1e-9)) for n in lengths]
+
+
+def mean_pairs(n, longest, alpha, *, power=2, pairs=lambda n: n * (n + 1) / 2):
+    part = math.floor(longest ** (alpha / 2) + 1e-9)
+    if n <= part:
+        return pairs(n)
+    whole = longest**alpha / n**power
+    return whole * pairs(n) + (1 - whole) * pairs(part)
+
+
+def slope(compute, quality, floor, *, log=math.log, ends=False, sign=-1):
+    x = [math.log(c) for c in compute]
+    y = [log(q - floor) for q in quality]
+    if ends:
+        return sign * (y[-1] - y[0]) / (x[-1] - x[0])
+    x = [v - sum(x) / len(x) for v in x]
+    return sign * sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
+
+
 RIGHT = [
     (hstu.time_bucket, bucket),
     (hstu.asked_gaps, gaps),
@@ -48,8 +69,26 @@ RIGHT = [
     (ranking.normalised_entropy, relative_entropy),
     (ranking.flop_ratio, bill),
     (ranking.first_lines, first_lines),
+    (scaling.parts, cut),
+    (scaling.expected_pairs, mean_pairs),
+    (scaling.exponent, slope),
+    (scaling.factor_for, lambda gamma, share: share ** (-1 / gamma)),
 ]  # fmt: skip
 WRONG = [
+    ("all cut", scaling.parts, lambda n, most, a: [math.floor(most ** (a / 2) + 1e-9)] * len(n)),
+    ("L^alpha", scaling.parts, lambda n, most, a: cut(n, most, 2 * a)),
+    ("rounded", scaling.parts, lambda n, most, a: [min(x, round(most ** (a / 2))) for x in n]),
+    ("of the longest at hand", scaling.parts, lambda n, most, a: cut(n, most, a, of=max(n))),
+    ("n, not its square", scaling.expected_pairs, lambda *a: mean_pairs(*a, power=1)),
+    ("squares", scaling.expected_pairs, lambda *a: mean_pairs(*a, pairs=lambda n: n * n)),
+    ("cut for certain", scaling.expected_pairs, lambda *a: mean_pairs(*a, power=99)),
+    ("the other sign", scaling.exponent, lambda *a: slope(*a, sign=1)),
+    ("no logarithm", scaling.exponent, lambda *a: slope(*a, log=lambda x: x)),
+    ("floor left on", scaling.exponent, lambda c, q, f: slope(c, q, 0.0)),
+    ("two ends", scaling.exponent, lambda *a: slope(*a, ends=True)),
+    ("linear", scaling.factor_for, lambda gamma, share: 1 / (share * gamma)),
+    ("upside down", scaling.factor_for, lambda gamma, share: share ** (1 / gamma)),
+    ("gamma, not its inverse", scaling.factor_for, lambda gamma, share: share**-gamma),
     ("sees the others", ranking.visible_tokens, lambda n, c: 2 * n + c),
     ("events, not tokens", ranking.visible_tokens, lambda n, c: n + 1),
     ("not itself", ranking.visible_tokens, lambda n, c: 2 * n),
