@@ -57,7 +57,7 @@ class Claim:
     def record_name(self) -> str | None:
         """The full-size record that holds our number; None if a chapter's run holds it."""
         kind, _, place = self.ours.partition(":")
-        return place.rpartition(".")[0] if kind == "result" else None
+        return place.partition(".")[0] if kind == "result" else None
 
 
 def read_claims() -> list[Claim]:
@@ -75,7 +75,7 @@ def read_claims() -> list[Claim]:
             lacks, unknown = sorted(_KEYS - set(entry)), sorted(set(entry) - _KEYS)
             raise ClaimError(f"{path.name}, claim {name}: lacks {lacks}, has unknown {unknown}")
         kind, _, place = str(entry["ours"]).partition(":")
-        if kind not in ("record", "result") or not all(place.rpartition(".")[::2]):
+        if kind not in ("record", "result") or not all(place.partition(".")[::2]):
             raise ClaimError(
                 f"{path.name}, claim {name}: ours is {entry['ours']!r}; "
                 "write record:CHAPTER.KEY or result:NAME.KEY"
@@ -101,7 +101,7 @@ def our_value(claim: Claim, executed: Path | None) -> float:
     Raises:
         ClaimError: if there is no such record, it lacks the key, or holds no number there.
     """
-    place, _, key = claim.ours.partition(":")[2].rpartition(".")
+    place, _, key = claim.ours.partition(":")[2].partition(".")
     values: Mapping[str, Any]
     if claim.record_name is not None:
         try:

@@ -157,7 +157,8 @@ def scaling(found: Records) -> None:
     assert found["live_hr_200"] > 0.1 and found["live_hr_200_thinned"] > 0.1  # chance: .02
     # The records: what the text says of them.
     assert found["kept_seeds"] >= 3 and found["kept_saved"] > 0.15 and found["step_saved"] > 0.3
-    assert abs(found["kept_step"]) < found["kept_half"]
+    assert abs(found["kept_step"]) < found["kept_half"] and found["kept_beyond"] == 0
+    assert found["kept_narrowest"] > found["kept_all"] / 20
     assert min(found["films_orders"], found["stream_orders"]) >= 2.5
     assert min(found["films_runs"], found["stream_runs"]) >= 10
     assert 0 < found["films_eta_low"] < found["films_eta"] < found["films_eta_high"]
