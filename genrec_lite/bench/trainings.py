@@ -17,8 +17,8 @@ __all__ = ["Trainings", "gains_over", "over_seeds", "print_and_record", "seeds_p
 class Trainings:
     """The numbers of trainings, each done once and kept in a file, by what was asked.
 
-    What the file holds is taken only at the commit that wrote it; with changes that are not
-    committed nothing is. For one process at a time.
+    What the file holds is taken only at the commit that wrote it; where the commit is not known, or
+    there are changes beside it, nothing is. For one process at a time.
 
     Args:
         finished: the file, of JSON; None forgets with the process.
@@ -35,8 +35,9 @@ class Trainings:
         self.known: dict[str, dict[str, Any]] = {}
         if finished is not None and finished.exists():
             self.known = json.loads(finished.read_text())
-        if self.commit.endswith("+changes"):
-            self.known = {key: one for key, one in self.known.items() if "+changes" not in key}
+        if self.commit == "unknown" or self.commit.endswith("+changes"):
+            own = json.dumps({"commit": self.commit})[1:-1]
+            self.known = {key: one for key, one in self.known.items() if own not in key}
         self._save()
 
     def numbers(

@@ -110,7 +110,8 @@ def stream_reference(stream: DirichletStream, asked: HeldOut) -> dict[str, float
 
     He knows each item's category and arrival. He takes a category to be as likely as it was
     often in the record, and its items that have arrived by now as likely as each other, which
-    they are: next to the best that can be done. The loss is next to the stream's entropy.
+    they are: an estimate from the record alone, somewhat above the stream's entropy. A model that
+    sees item numbers cannot reach it, as it has not met the latest items.
 
     Args:
         stream: all of it.

@@ -158,18 +158,23 @@ def scaling(found: Records) -> None:
     # The records: what the text says of them.
     assert found["kept_seeds"] >= 3 and found["kept_saved"] > 0.15 and found["step_saved"] > 0.3
     assert abs(found["kept_step"]) < found["kept_half"] and found["kept_beyond"] == 0
-    assert found["kept_narrowest"] > found["kept_all"] / 20
+    assert found["kept_hidden"] >= 3
     assert min(found["films_orders"], found["stream_orders"]) >= 2.5
     assert min(found["films_runs"], found["stream_runs"]) >= 10
     assert 0 < found["films_eta_low"] < found["films_eta"] < found["films_eta_high"]
-    assert found["films_11_inside"] and found["floor_11_inside"] and found["floor_9_inside"]
-    assert not found["films_9_inside"] and found["films_9_eta"] > found["films_eta"]
+    # Of the runs left out, how many keep to the law of the others: the text says these numbers.
+    assert (found["films_11_inside"], found["floor_11_inside"]) == (1, 1)
+    assert (found["films_9_inside"], found["floor_9_inside"]) == (1, 2)
+    assert found["films_9_eta"] > found["films_11_eta"] > found["films_eta"]
+    assert found["floor_9_eta"] > found["floor_11_eta"] > found["stream_eta"]
+    assert found["softmax_least"] > 1 and found["first_loss"] > found["chance_loss"]
     assert found["films_best_loss"] < found["films_got"] < found["sasrec_last"]
-    assert found["pooled_line"] < found["pooled_last"] and found["pooled_share"] < 0.5
+    assert found["pooled_line"] < found["pooled_last"]
     assert found["stream_floor"] < 5.5 and found["with_floor"] > 2 * found["without_floor"]
     assert found["race_soft_gain"] > found["race_soft_half"]
     assert found["race_silu_gain"] > found["race_silu_half"]
-    assert abs(found["silu_over_soft"]) < found["silu_half"] + 1e-9
+    assert abs(found["silu_over_soft"]) < found["silu_half"]
+    assert found["silu_over_soft_50"] < -found["silu_half_50"]
     assert found["stream_pooled"] >= found["stream_hstu"] - 0.002
     assert 0.12 < found["longest_costs"] < 0.13
 

@@ -19,9 +19,10 @@ def parts(answer: Callable[..., Any]) -> Iterator[Case]:
         ([8, 9], 64, 1.0, [8, 8], "A history of exactly L^(alpha / 2) events stays whole"),
         ([900], 1000, 1.0, [31], "31.6 is rounded down"),
         ([776, 4096], 4096, 1.6, [776, 776], "4,096 ** 0.8 is 776.04"),
+        ([500], 1000, 4 / 3, [100], "1000 ** (2 / 3) falls a rounding short of 100"),
     ]:
         yield Case(
-            f"parts({lengths}, {longest}, {alpha})",
+            f"parts({lengths}, {longest}, {alpha:.4g})",
             later(answer, lengths, longest, alpha),
             expected,
             hint=hint,
@@ -37,6 +38,7 @@ def expected_pairs(answer: Callable[..., Any]) -> Iterator[Case]:
         (16, 16, 1.0, 17.875, "16 / 256 of 136 pairs and the rest of 10"),
         (3, 16, 1.0, 6.0, "Short histories stay whole"),
         (16, 16, 2.0, 136.0, "At alpha 2 nothing is cut"),
+        (900, 1000, 1.0, 995.9432, "A part has whole events: 31, not 31.6"),
     ]:
         yield Case(
             f"expected_pairs({n}, {longest}, {alpha})",
@@ -72,6 +74,4 @@ def factor_for(answer: Callable[..., Any]) -> Iterator[Case]:
         (0.1, 0.5, 1024.0, "A small exponent makes progress dear: 2 to the tenth"),
         (0.3, 1.0, 1.0, "Nothing to gain, nothing to pay"),
     ]:
-        yield Case(
-            f"factor_for({eta}, {share})", later(answer, eta, share), expected, hint=hint
-        )
+        yield Case(f"factor_for({eta}, {share})", later(answer, eta, share), expected, hint=hint)

@@ -36,11 +36,12 @@ def test_what_is_kept_is_taken_again_at_its_commit_only(tmp_path, monkeypatch):
     assert len(json.loads(file.read_text())) == 3  # the other commit's stay
 
 
-def test_numbers_of_changed_code_are_not_taken_by_the_next_process(tmp_path, monkeypatch):
+@pytest.mark.parametrize("commit", ["0123456789ab+changes", "unknown"])
+def test_numbers_of_unknown_code_are_not_taken_by_the_next_process(tmp_path, monkeypatch, commit):
     train, trained = counter()
     file = tmp_path / "done.json"
     Trainings(file, 2).numbers({"seed": 0}, train)
-    monkeypatch.setattr(trainings, "current_commit", lambda: "0123456789ab+changes")
+    monkeypatch.setattr(trainings, "current_commit", lambda: commit)
     for process in (2, 3):
         kept = Trainings(file, 2)
         assert kept.numbers({"seed": 0}, train)["hr@10"] == process

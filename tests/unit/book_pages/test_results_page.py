@@ -29,7 +29,7 @@ def book(tmp_path, monkeypatch):
     executed.mkdir()
     write_record(
         "ml-1m_sasrec",
-        {"hr_10": 0.28614, "by_seed": [0.285, 0.287]},
+        {"hr_10": 0.28614, "by_seed": [0.285, 0.287], "1.6 step": 0.01257},
         seed=7,
         command="genrec-lite train --recipe sasrec-ml-1m",
         folder=results,
@@ -61,6 +61,14 @@ def test_the_page_shows_each_claim_with_our_number_and_the_run_behind_it(book):
     assert "(result-ml-1m-sasrec)=" in text
     assert "seed 7" in text and "genrec-lite train --recipe sasrec-ml-1m" in text
     assert "| `by_seed` | 0.285, 0.287 |" in text
+
+
+def test_a_key_may_hold_a_dot_which_a_records_name_may_not(book):
+    executed, page = book({**CLAIM, "ours": "result:ml-1m_sasrec.1.6 step"})
+    write(executed, page)
+    assert "| 0.2853 | 0.01257 | one seed | [ml-1m_sasrec](result-ml-1m-sasrec) |" in (
+        page.read_text(encoding="utf-8")
+    )
 
 
 def test_a_book_without_claims_says_so(book):

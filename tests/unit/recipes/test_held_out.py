@@ -11,7 +11,7 @@ from genrec_lite.datasets import leave_last_out
 from genrec_lite.datasets.dirichlet_stream import dirichlet_stream
 from genrec_lite.encoders.hstu import HSTU
 from genrec_lite.recipes import build_model, metrics_of, ranks_of
-from genrec_lite.recipes.held_out import HeldOut, stream_parts, stream_reference
+from genrec_lite.recipes.held_out import NOT_YET, HeldOut, stream_parts, stream_reference
 from genrec_lite.retrieval.next_item import NextItemModel
 from genrec_lite.similarity.dot_product import DotProduct
 
@@ -74,21 +74,31 @@ def test_leave_last_outs_questions_are_ranked_as_by_a_recipe():
     }
 
 
-def test_the_reference_knows_categories_and_arrivals():
-    stream = dirichlet_stream(400, num_items=200, num_categories=10, max_categories=1, seed=0)
+def test_the_reference_counts_what_came_before_each_question():
+    stream = dirichlet_stream(
+        60, length=40, num_items=60, num_categories=6, max_categories=3, seed=1
+    )
     _, asked = stream_parts(stream, 8)
-    found = stream_reference(stream, asked)
-    # One category a record, and some 19 of its 20 items there by now, all as likely.
-    assert found["hr@10"] == pytest.approx(10 / 20, abs=0.06) and found["hr@50"] == 1
-    assert found["loss"] == pytest.approx(math.log(20), abs=0.06)
-
-
-def test_nobody_who_knows_less_than_the_reference_does_better():
-    stream = dirichlet_stream(400, num_items=200, num_categories=10, max_categories=5, seed=1)
-    _, asked = stream_parts(stream, 8)
-    found = stream_reference(stream, asked)
-    here = stream.arrivals <= 399
-    assert found["loss"] < math.log(int(here.sum())) - 0.5  # any item, with equal chances
-    popular = stream.items.values[: 360 * 128].bincount(minlength=200).double()
-    ranks = asked.ranks(lambda some: popular.expand(some.stop - some.start, -1))
-    assert found["hr@10"] > 2 * float((ranks <= 10).double().mean())
+    found, losses, hits = stream_reference(stream, asked), [], []
+    for record in range(54, 60):
+        row = stream.items[record]
+        here = stream.arrivals <= record
+        for place in range(40 - 16, 40):
+            before = stream.categories[row[:place]].tolist()
+            chances = torch.tensor([
+                (before.count(c) + NOT_YET) / (place + 6 * NOT_YET)
+                / int((here & (stream.categories == c)).sum())
+                for c in range(6)
+            ]).double()  # fmt: skip
+            losses.append(-chances[stream.categories[row[place]]].log())
+            scores = torch.where(here, chances[stream.categories], -1.0)
+            better = int((scores > scores[row[place]]).sum())
+            ties = int((scores == scores[row[place]]).sum()) - 1
+            hits.append((better, better + ties))
+    assert found["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-6)
+    assert bool((stream.arrivals > 54).any())  # some items are still to come
+    for k in (10, 50):
+        most = sum(first < k for first, _ in hits) / len(hits)
+        least = sum(last < k for _, last in hits) / len(hits)
+        assert least <= found[f"hr@{k}"] <= most
+    assert found["loss"] < math.log(60) - 0.5  # any item, with equal chances

@@ -43,8 +43,9 @@ def cut(lengths, longest, alpha, *, of=None):
     return [min(n, math.floor((of or longest) ** (alpha / 2) + 1e-9)) for n in lengths]
 
 
-def mean_pairs(n, longest, alpha, *, power=2, pairs=lambda n: n * (n + 1) / 2):
-    part = math.floor(longest ** (alpha / 2) + 1e-9)
+def mean_pairs(n, longest, alpha, *, power=2, pairs=lambda n: n * (n + 1) / 2, whole_part=True):
+    part = longest ** (alpha / 2) + 1e-9
+    part = math.floor(part) if whole_part else part
     if n <= part:
         return pairs(n)
     whole = longest**alpha / n**power
@@ -79,6 +80,9 @@ WRONG = [
     ("L^alpha", scaling.parts, lambda n, most, a: cut(n, most, 2 * a)),
     ("rounded", scaling.parts, lambda n, most, a: [min(x, round(most ** (a / 2))) for x in n]),
     ("of the longest at hand", scaling.parts, lambda n, most, a: cut(n, most, a, of=max(n))),
+    ("a rounding short", scaling.parts,
+     lambda n, most, a: [min(x, int(most ** (a / 2))) for x in n]),
+    ("parts of events", scaling.expected_pairs, lambda *a: mean_pairs(*a, whole_part=False)),
     ("n, not its square", scaling.expected_pairs, lambda *a: mean_pairs(*a, power=1)),
     ("squares", scaling.expected_pairs, lambda *a: mean_pairs(*a, pairs=lambda n: n * n)),
     ("cut for certain", scaling.expected_pairs, lambda *a: mean_pairs(*a, power=99)),
