@@ -195,14 +195,7 @@ def jagged_tensors(found: Records) -> None:
     assert abs(found["held_ratio"] / found["few_air"] - 1) < 0.01
     # Even lengths save a half; the offsets take a little of it.
     assert found["even_predicted"] - 0.01 < found["even_saved"] < found["even_predicted"] < 0.5
-    # What needs no loop follows the lengths, and a loop pays for its calls: loose, for a machine
-    # may be busy.
-    assert 5 < found["gain_projection"] < 30 and 5 < found["gain_softmax"] < 30
-    assert 1.5 < found["gain_matrix"] < found["gain_projection"] + 5 and found["gain_dense"] < 6
-    assert max(found["alike_softmax"], found["alike_matrix"], found["alike_dense"]) < 1.5
-    assert max(found["few_softmax"], found["few_matrix"]) < 1 and found["even_softmax"] < 3.5
-    assert 2 < found["nu"] < 200 and found["law_error"] < 0.8 and found["matmul_over"] > 1
-    assert found["box_over"] > 2 and found["groups_over"] < 3 and found["nested_over"] > 1.3
+    # Its times are not bounded here: chapters run side by side, and `bench` times what is claimed.
     assert found["short_loss"] > 5
     assert found["many_padded"] == 4 and 8 < found["many_ratio"] < 12
 
