@@ -228,7 +228,7 @@ def bench(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help=f"Of {' and '.join(TABLES)}, a table of many lengths: cpu or cuda."),
+        typer.Option(help=f"Of {', '.join(TABLES)}, tables of many settings: cpu or cuda."),
     ] = None,
 ) -> None:
     """Time our way beside others', in turns, at equal results."""
@@ -236,7 +236,7 @@ def bench(
         for one in BENCHMARKS.values():
             typer.echo(f"{one.name:<16} {one.about}")
         for table in TABLES:
-            typer.echo(f"{table:<16} with --device cpu or cuda: a table of many lengths")
+            typer.echo(f"{table:<16} with --device: a table of many settings")
         return
     with clean_errors():
         if device is not None or name in TABLES.keys() - BENCHMARKS.keys():

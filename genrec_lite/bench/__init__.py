@@ -13,6 +13,7 @@ from genrec_lite.bench import (
     m_falcon,
     mol_brute_force,
     mol_top_k,
+    request_only,
     sasrec_step,
     stochastic_length,
 )
@@ -37,8 +38,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     )
 }
 
+
+def _request_tables(device: str, repeats: int) -> dict[str, Any]:
+    from genrec_lite.bench import request_tables  # needs DuckDB, which nothing else here does
+
+    return request_tables.table(device, repeats)
+
+
 # Benchmarks of many settings, on a CPU or a GPU: device, repeats -> a flat record.
 TABLES: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "jagged-attention": jagged_attention.table,
     "hstu-attention": hstu_lengths.table,
+    "request-only": request_only.table,
+    "request-tables": _request_tables,
 }

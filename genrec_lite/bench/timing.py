@@ -117,8 +117,12 @@ def record_values(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 def peak_bytes() -> int:
     """The most memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kB
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux hands ru_maxrss on to a child that is started, as if its parent's peak were its own.
+    with open("/proc/self/status") as file:
+        peak = next(line for line in file if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024  # in kB
 
 
 def _describe_machine() -> dict[str, Any]:

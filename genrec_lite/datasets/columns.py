@@ -18,6 +18,7 @@ ALIASES: dict[str, set[str]] = {
     "timestamp": {"timestamp", "time", "ts", "unixtime", "unixreviewtime", "datetime", "eventtime"}
     | {"invoicedate", "date"},
     "rating": {"rating", "stars", "score", "overall"},
+    "request_id": {"requestid"},
 }
 REQUIRED = ("user_id", "item_id")
 TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -60,7 +61,8 @@ def checked(
     """The log's own columns, typed, in the frame's row order; and the names of those not used.
 
     Args:
-        frame: any table; the log's own columns are user_id, item_id, timestamp, rating.
+        frame: any table; the log's own columns are user_id, item_id, timestamp, rating and
+            request_id.
         place: where it came from, for messages.
         columns: our name to the table's name, for those that differ.
         text_ids: ids are text, not whole numbers.
@@ -79,7 +81,7 @@ def checked(
             typed[ours] = _ratings(column, place)
         elif ours == "timestamp":
             typed[ours] = _timestamps(column, place)
-        elif text_ids:
+        elif text_ids or (ours == "request_id" and column.dtype in TEXT):
             typed[ours] = _text_ids(column, place)
         else:
             typed[ours] = whole_ids(column, place)

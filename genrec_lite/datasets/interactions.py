@@ -35,7 +35,8 @@ class Interactions:
 
     Args:
         table: user_id, item_id (Int64, or String with text ids), optionally timestamp (Int64,
-            seconds since 1970) and rating (Float32). Make one with a `from_` method: those check.
+            seconds since 1970), rating (Float32) and request_id (Int64 or String: which events
+            answer one request). Make one with a `from_` method: those check.
         name: what messages and pages call this log.
         duplicates_dropped: number of repeated rows that were left out.
         columns_not_used: names of the source's columns that were left out.
@@ -59,7 +60,7 @@ class Interactions:
         """The checked and sorted log of a table.
 
         Args:
-            frame: one row an interaction; columns beyond the four are left out.
+            frame: one row an interaction; columns beyond the five are left out.
             name: what to call it.
             source: what error messages call the table; `name` unless given.
             columns: our column name to the table's, for those that differ.
@@ -157,10 +158,15 @@ class Interactions:
             for name in ("timestamp", "rating")
             if name in self.table.columns
         }
+        requests = None
+        if "request_id" in self.table.columns:
+            numbers = _tensor(self.table["request_id"].rank("dense").cast(pl.Int64) - 1)
+            requests = JaggedTensor.from_lengths(numbers, lengths)
         return Sequences(
             items=JaggedTensor.from_lengths(items, lengths),
             timestamps=optional.get("timestamp"),
             ratings=optional.get("rating"),
+            requests=requests,
             user_ids=runs["value"].rename("user_id"),
             item_ids=self.table["item_id"].unique().sort(),
         )

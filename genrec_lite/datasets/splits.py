@@ -23,6 +23,8 @@ class Sequences:
         ratings: same rows, (T,) float32; None for a log without.
         user_ids: (B,) the log's id of each row, ascending.
         item_ids: (num_items,) the log's id of each index, ascending.
+        requests: same rows, (T,) int64, which request an event belongs to (the rank of its id);
+            None for a log without.
     """
 
     items: JaggedTensor
@@ -30,6 +32,7 @@ class Sequences:
     ratings: JaggedTensor | None
     user_ids: pl.Series
     item_ids: pl.Series
+    requests: JaggedTensor | None = None
 
     @property
     def num_items(self) -> int:
@@ -92,11 +95,12 @@ def leave_last_out(sequences: Sequences, *, validation: bool = True) -> Split:
     lengths = sequences.items.lengths
     asked = lengths > held_out
     cut = held_out * asked  # (B,) how many items each row gives away
-    times, ratings = sequences.timestamps, sequences.ratings
+    times, ratings, requests = sequences.timestamps, sequences.ratings, sequences.requests
     train = Sequences(
         items=sequences.items.drop_last(cut),
         timestamps=times.drop_last(cut) if times is not None else None,
         ratings=ratings.drop_last(cut) if ratings is not None else None,
+        requests=requests.drop_last(cut) if requests is not None else None,
         user_ids=sequences.user_ids,
         item_ids=sequences.item_ids,
     )

@@ -22,6 +22,7 @@ SAME_FLOOR = {
     ("metrics", "jagged"),
     ("training", "checkpoint"),
     ("losses", "similarity"),
+    ("request_only", "ranking"),
     ("bench", "recipes"),
 }
 

@@ -1,0 +1,1 @@
+"""The request as the unit of training: tables, batches, models (Request-Only Optimization)."""
