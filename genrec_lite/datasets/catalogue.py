@@ -172,6 +172,27 @@ def _online_retail_lines(path: Path) -> Interactions:
     )
 
 
+def _online_retail_invoices(path: Path) -> Interactions:
+    """An invoice is a request, at its first minute; lines of one product are taken together."""
+    lines = _table_with(path, "InvoiceNo")
+    first = pl.col("InvoiceDate").min().over("InvoiceNo")
+    frame = (
+        lines.with_columns(first)
+        .group_by("InvoiceNo", "StockCode", maintain_order=True)
+        .agg(pl.first("CustomerID", "InvoiceDate"), pl.sum("Quantity"))
+    )
+    columns = {
+        "request_id": "InvoiceNo",
+        "user_id": "CustomerID",
+        "item_id": "StockCode",
+        "timestamp": "InvoiceDate",
+        "rating": "Quantity",
+    }
+    return Interactions.from_frame(
+        frame, name="online-retail-invoices", source=str(path), columns=columns, text_ids=True
+    )
+
+
 def _online_retail_titles(path: Path) -> pl.DataFrame:
     lines = (
         _table_with(path, "Description")
@@ -228,6 +249,14 @@ _ENTRIES = [
         "the same with cancellations; the rating is the quantity, below 0 where cancelled",
         "online-retail.parquet",
         read=_online_retail_lines,
+        titles=_online_retail_titles,
+        obtain="Save the UCI data set Online Retail as Parquet",
+    ),
+    Entry(
+        "online-retail-invoices",
+        "the same, each invoice a request with its products once",
+        "online-retail.parquet",
+        read=_online_retail_invoices,
         titles=_online_retail_titles,
         obtain="Save the UCI data set Online Retail as Parquet",
     ),

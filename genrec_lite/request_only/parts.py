@@ -73,7 +73,7 @@ def write_requests(
         borders = _begun(folder, settings)
         if borders is None:
             _check_columns(impressions, features)
-            check_impressions(impressions, max_candidates=max_candidates)
+            check_impressions(impressions, features=features, max_candidates=max_candidates)
             borders = _borders(impressions, parts)
             _write_whole(folder / "plan.json", json.dumps({**settings, "borders": borders}))
         return _write_parts(engine, impressions, folder, features, borders, progress)
@@ -149,11 +149,16 @@ def _begun(folder: Path, settings: dict[str, Any]) -> list[list[int]] | None:
         if any(folder.glob("part-*.parquet")):
             raise RequestsError(f"{folder} holds parts without a plan: name an empty folder")
         return None
-    begun = json.loads(plan.read_text())
+    try:
+        begun = json.loads(plan.read_text())
+    except ValueError as error:
+        raise RequestsError(
+            f"{plan} is no plan of parts ({error}): remove {folder}, or name another"
+        ) from error
     for name, value in settings.items():
-        if begun[name] != value:
+        if begun.get(name) != value:
             raise RequestsError(
-                f"{folder} was begun with other {name}, {begun[name]}, not {value}: remove the "
+                f"{folder} was begun with other {name}, {begun.get(name)}, not {value}: remove the "
                 "folder, or name another"
             )
     return list(begun["borders"])
@@ -164,16 +169,25 @@ def _parquet_files(source: Path) -> list[Path]:
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files or not files[0].exists():
         raise RequestsError(f"{source} is no Parquet file and no folder with any: check the path")
+    first: dict[str, str] = {}
     for file in files:
         try:
             with duckdb.connect() as engine:
-                engine.execute("SELECT count(*) FROM parquet_file_metadata(?)", [str(file)])
+                found = engine.execute("DESCRIBE FROM read_parquet(?)", [str(file)]).fetchall()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise RequestsError(
                 f"{file} cannot be read as Parquet, it may be cut or be no Parquet file "
                 f"({reason}): copy or write it again"
             ) from error
+        columns = {name: kind for name, kind, *_ in found}
+        first = first or columns
+        for name in first | columns:
+            if first.get(name) != columns.get(name):
+                raise RequestsError(
+                    f"column {name!r} is {columns.get(name, 'missing')} in {file} and "
+                    f"{first.get(name, 'missing')} in {files[0]}: write the files alike"
+                )
     return files
 
 

@@ -10,13 +10,16 @@ from genrec_lite.request_only.tables import RequestsError
 
 __all__ = ["storage"]
 
+GLUE = ("position", "num_candidates")
+
 
 def storage(impressions: pl.DataFrame, requests: pl.DataFrame, *, seed: int = 0) -> dict[str, int]:
     """Bytes of the same log in both forms, by how it is written and in which order.
 
-    "raw" counts values times their width: sum m_r (|U_r| + |I|) for impressions, and for requests
-    sum |U_r| + m_r |I|, with m_r candidates and |U_r| and |I| bytes of a request's and an
-    impression's columns. "columnar" is Parquet without compression (values are still packed by
+    "raw" counts values times their width, text by its bytes: sum m_r (|U_r| + |I|) for
+    impressions, and for requests sum |U_r| + m_r |I|, with m_r candidates and |U_r| and |I| bytes
+    of a request's and an impression's columns; what ties the two, position or num_candidates, is
+    not counted. "columnar" is Parquet without compression (values are still packed by
     dictionaries and runs), "zstd" with it. Of the orders, "by user" lays a user's impressions in
     the order of time, the best that compression can be given (clustered, as RecD does,
     2211.05239); "by time" is that of a log; "shuffled" is that of training data for a model of
@@ -57,8 +60,12 @@ def storage(impressions: pl.DataFrame, requests: pl.DataFrame, *, seed: int = 0)
 
 def _raw(table: pl.DataFrame) -> int:
     """Bytes of all values at the width of their types, those in lists included."""
-    total = 0
-    for column in table:
-        values = column.explode().drop_nulls() if isinstance(column.dtype, pl.List) else column
-        total += len(values) * values.head(0).to_numpy().dtype.itemsize
-    return total
+    return sum(_width(column) for column in table.drop(GLUE, strict=False))
+
+
+def _width(column: pl.Series) -> int:
+    if isinstance(column.dtype, pl.List):
+        return _width(column.filter(column.list.len() > 0).explode())
+    if column.dtype == pl.String:
+        return int(column.str.len_bytes().sum())
+    return len(column) * column.head(0).to_numpy().dtype.itemsize

@@ -170,15 +170,20 @@ def with_histories(impressions: Table, *, length: int, features: Sequence[str]) 
     ).drop("_events")
 
 
-def check_impressions(impressions: Table, *, max_candidates: int = 1000) -> None:
+def check_impressions(
+    impressions: Table, *, features: Sequence[str] | None = None, max_candidates: int = 1000
+) -> None:
     """Raises a RequestsError unless the impressions make requests. Their order is of no matter.
 
     Args:
         impressions: request_id, position, user_id, timestamp, item_id, and more.
+        features: as of `to_requests`; then every other column is checked to be one for a request,
+            and not only its user and time.
         max_candidates: of a request; more is taken for a fault of the log.
     Raises:
         RequestsError: if a column or a cell of one is missing; if there is no row; if a request
-            has two users, two times or two rows of an item or position, or too many candidates.
+            has two users, two times, two values of another of its own columns or two rows of an
+            item or position, or too many candidates.
     """
     needed = ("request_id", "position", "user_id", "timestamp", "item_id")
     _require(impressions, needed)
@@ -194,29 +199,23 @@ def check_impressions(impressions: Table, *, max_candidates: int = 1000) -> None
             if name == "request_id":
                 mend = "join the log with its requests, or make some with requests_from_gaps"
             raise RequestsError(f"{without} of {rows} impressions have no {name}: {mend}")
+    own = ["user_id", "timestamp"]
+    if features is not None:
+        own += [name for name in t.columns if name not in {*needed, *features}]
+    ends: dict[str, Any] = {}
+    for name in own:
+        ends |= {f"least {name}": t[name].min(), f"most {name}": t[name].max()}
+        if name not in needed:
+            ends[f"known {name}"] = t[name].count()
     of = t.group_by("request_id").agg(
-        rows=t.count(),
-        user=t.user_id.min(),
-        other_user=t.user_id.max(),
-        time=t.timestamp.min(),
-        other_time=t.timestamp.max(),
-        first=t.position.min(),
-        last=t.position.max(),
+        rows=t.count(), first=t.position.min(), last=t.position.max(), **ends
     )
-    apart = (of.user != of.other_user) | (of.time != of.other_time)
-    for one in _first(of.filter((of.rows > max_candidates) | apart)):
-        fault = (
-            f"has {one['rows']:,} impressions, more than {max_candidates:,}: look for what shares "
-            "an id, or raise max_candidates"
-        )
-        if one["user"] != one["other_user"]:
-            fault = f"has the users {one['user']} and {one['other_user']}: give each its own id"
-        elif one["time"] != one["other_time"]:
-            fault = (
-                f"has the times {one['time']} and {one['other_time']}: give each impression the "
-                "time of its request"
-            )
-        raise RequestsError(f"request {one['request_id']} {fault}")
+    apart = ibis.or_(
+        *(of[f"least {name}"] != of[f"most {name}"] for name in own),
+        *(~of[f"known {name}"].isin([0, of.rows]) for name in own if name not in needed),
+    )
+    for one in _first(of.filter((of.rows > max_candidates) | apart.fill_null(False))):
+        raise RequestsError(f"request {one['request_id']} {_fault(one, own, max_candidates)}")
     for name, mend in (
         ("item_id", "keep one row for each item shown"),
         ("position", "number its impressions from 0 on"),
@@ -231,6 +230,24 @@ def check_impressions(impressions: Table, *, max_candidates: int = 1000) -> None
             f"request {one['request_id']} has {one['rows']} impressions at the positions "
             f"{one['first']} to {one['last']}: number them from 0 on"
         )
+
+
+def _fault(one: dict[str, Any], own: Sequence[str], max_candidates: int) -> str:
+    """What is wrong with a request, of which `one` has the ends of each of its `own` columns."""
+    for name in own:
+        least, most = one[f"least {name}"], one[f"most {name}"]
+        if least != most:
+            mend = {
+                "user_id": "give each its own id",
+                "timestamp": "give each impression the time of its request",
+            }.get(name, f"name it among the features if it describes impressions ({name})")
+            return f"has in {name} both {least} and {most}: {mend}"
+        if one.get(f"known {name}", one["rows"]) not in (0, one["rows"]):
+            return f"has {name} in some of its impressions and none in others: fill it"
+    return (
+        f"has {one['rows']:,} impressions, more than {max_candidates:,}: look for what shares "
+        "an id, or raise max_candidates"
+    )
 
 
 def _first(wrong: Table) -> list[dict[str, Any]]:

@@ -102,6 +102,23 @@ def test_a_data_set_without_titles_says_so() -> None:
         load_titles("amazon-beauty-ordered")
 
 
+def test_an_invoice_of_the_shop_is_a_request_with_each_product_once(own_data: Path) -> None:
+    pl.DataFrame(
+        {
+            "InvoiceNo": ["536365", "536365", "536365", "C536379"],
+            "StockCode": ["85123A", "71053", "85123A", "71053"],
+            "Quantity": [6.0, 2.0, 1.0, -2.0],
+            "InvoiceDate": [datetime(2010, 12, 1, 8, minute) for minute in (26, 27, 27, 40)],
+            "CustomerID": [17850.0] * 4,
+        }
+    ).write_parquet(own_data / "online-retail.parquet")
+    assert load("online-retail-invoices").table.rows(named=False) == [
+        ("17850", "85123A", 1291191960, 7.0, "536365"),
+        ("17850", "71053", 1291191960, 2.0, "536365"),
+        ("17850", "71053", 1291192800, -2.0, "C536379"),
+    ]
+
+
 def test_online_retail_leaves_cancellations_out_and_has_text_ids_and_titles(
     own_data: Path,
 ) -> None:

@@ -43,7 +43,7 @@ def hstu(dtype: torch.dtype) -> RequestHSTU:
     )  # fmt: skip
     with torch.no_grad():
         for weights, loud in zip(model.ranker.parameters(), ranker().parameters(), strict=True):
-            weights.copy_(0.7 * loud)
+            weights.copy_(0.5 * loud)  # louder ones amplify float32 rounding
     return model.to(dtype)
 
 

@@ -129,6 +129,26 @@ def test_a_cut_file_is_named_and_nothing_is_written(source, tmp_path, keep):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_unlike_the_first_is_named(source, tmp_path):
+    second = pl.read_parquet(source / "1.parquet")
+    second.drop("liked").write_parquet(source / "1.parquet")
+    message = r"column 'liked' is missing in .*1\.parquet and BOOLEAN in .*0\.parquet: write the"
+    with pytest.raises(RequestsError, match=message):
+        write_requests(source, tmp_path / "out", features=FEATURES, progress=False)
+    second.with_columns(pl.col("liked").cast(pl.String)).write_parquet(source / "1.parquet")
+    with pytest.raises(RequestsError, match="column 'liked' is VARCHAR in"):
+        write_requests(source, tmp_path / "out", features=FEATURES, progress=False)
+
+
+def test_a_cut_plan_is_named(source, tmp_path):
+    out = tmp_path / "out"
+    write_requests(source, out, features=FEATURES, parts=2, progress=False)
+    for text in ("", '{"parts": 2'):
+        (out / "plan.json").write_text(text)
+        with pytest.raises(RequestsError, match=r"plan\.json is no plan of parts"):
+            write_requests(source, out, features=FEATURES, parts=2, progress=False)
+
+
 def test_no_file_is_named(tmp_path):
     with pytest.raises(RequestsError, match="nowhere is no Parquet file and no folder with any"):
         write_requests(tmp_path / "nowhere", tmp_path / "out", features=FEATURES)
@@ -138,7 +158,7 @@ def test_impressions_that_make_no_requests_leave_no_plan(source, tmp_path):
     frame = impressions().with_columns(timestamp=pl.int_range(pl.len()))
     frame.write_parquet(source / "0.parquet")
     (source / "1.parquet").unlink()
-    with pytest.raises(RequestsError, match="request 1 has the times"):
+    with pytest.raises(RequestsError, match="request 1 has in timestamp both"):
         write_requests(source, tmp_path / "out", features=FEATURES, progress=False)
     assert not list((tmp_path / "out").iterdir())
 

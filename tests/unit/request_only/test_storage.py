@@ -34,9 +34,23 @@ def test_raw_bytes_are_those_of_the_formula():
     one_request, one_impression = 3 * 8 + 60 * 4, 8 + 1
     total = [0, 0]
     for m in requests["num_candidates"]:
-        total[0] += m * (one_request + one_impression + 8)  # and the position
-        total[1] += one_request + m * one_impression + 8  # and the number
+        total[0] += m * (one_request + one_impression)
+        total[1] += one_request + m * one_impression
     assert [found["raw impressions"], found["raw requests"]] == total
+
+
+def test_texts_count_their_bytes_and_cells_without_a_value_their_width():
+    frame = pl.DataFrame(
+        {
+            "request_id": [1, 1, 2], "position": [0, 1, 0], "user_id": ["é", "é", "ab"],
+            "timestamp": [5, 5, 6], "history": [[1, None], [1, None], []],
+        },
+        schema_overrides={"history": pl.List(pl.Int64)},
+    )  # fmt: skip
+    requests = frame.unique("request_id", maintain_order=True).drop("position")
+    found = storage(frame, requests.with_columns(num_candidates=pl.Series([2, 1])))
+    assert found["raw impressions"] == 3 * 16 + 6 + 4 * 8
+    assert found["raw requests"] == 2 * 16 + 4 + 2 * 8
 
 
 def test_packing_alone_keeps_the_ratio_and_compression_takes_it_where_rows_are_clustered():

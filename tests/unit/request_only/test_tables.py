@@ -165,8 +165,8 @@ def test_impressions_that_make_requests_are_let_through(engine):
     [
         ("request_id", [1, None, None], "2 of 3 impressions have no request_id: join the log"),
         ("timestamp", [10, 10, None], "1 of 3 impressions have no timestamp: fill it, or drop"),
-        ("user_id", [7, 9, 8], "request 1 has the users 7 and 9: give each its own id"),
-        ("timestamp", [10, 12, 20], "request 1 has the times 10 and 12: give each impression"),
+        ("user_id", [7, 9, 8], "request 1 has in user_id both 7 and 9: give each its own id"),
+        ("timestamp", [10, 12, 20], "request 1 has in timestamp both 10 and 12: give each"),
         ("item_id", [3, 3, 3], "request 1 holds item_id 3 twice: keep one row for each item"),
         ("position", [0, 0, 0], "request 1 holds position 0 twice: number its impressions"),
     ],
@@ -175,6 +175,26 @@ def test_a_fault_is_named_with_its_mend(engine, column, values, message):
     frame = good().with_columns(pl.Series(column, values))
     with pytest.raises(RequestsError, match=message):
         check_impressions(engine(frame))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ["tv", "car", "tv"],
+            "request 1 has in device both car and tv: name it among the features",
+        ),
+        (["tv", None, "tv"], "request 1 has device in some of its impressions and none in others"),
+    ],
+)
+def test_a_column_that_should_be_one_for_a_request_is_checked(engine, values, message):
+    frame = good().with_columns(device=pl.Series(values), liked=pl.Series([True, None, False]))
+    with pytest.raises(RequestsError, match=message):
+        check_impressions(engine(frame), features=["item_id", "liked"])
+    check_impressions(engine(frame), features=["item_id", "liked", "device"])
+    check_impressions(engine(frame))
+    empty = frame.with_columns(device=pl.Series(["tv", "tv", None]))
+    check_impressions(engine(empty), features=["item_id", "liked"])
 
 
 def test_a_request_of_ten_thousand_items_is_named():
