@@ -220,6 +220,31 @@ def jagged_attention(found: Records) -> None:
     assert found["hstu_padded"] > 10 and found["hstu_buckets"] > 1.5
 
 
+def request_only(found: Records) -> None:
+    # The embedded log's requests; gradients of both forms equal; nothing leaks, and something is
+    # seen.
+    assert 2 < found["mean_size"] < 7 and found["requests"] < found["impressions"] / 2
+    assert found["gradients_apart"] < 1e-12
+    assert max(found["own_answer"], found["neighbours"]) < 1e-12 < 1e-3 < found["itself"]
+    # Packing keeps the ratio of raw bytes, compression takes it where rows are clustered.
+    assert found["raw_ratio"] > 3 and abs(found["columnar_ratio"] / found["raw_ratio"] - 1) < 0.2
+    assert 1 < found["user_ratio"] < 2 and 1 < found["time_ratio"] < 2
+    assert found["shuffled_ratio"] > 1.5 * found["time_ratio"]
+    assert found["shuffled_over"] > found["shuffled_ratio"] - 0.5 and found["mixed_kept"] > 0.8
+    # The records: as the operations say, within an eighth; a ceiling where items cost most.
+    for m, goal in ((4, 3.7), (8, 7), (16, 13)):
+        assert found[f"hstu_{m}"] >= goal
+        assert abs(found[f"hstu_{m}"] / found[f"hstu_said_{m}"] - 1) < 0.125
+    assert found["hstu_at_once"] > found["hstu_32"] and found["heavy_16"] < 2.5 < found["tower_16"]
+    assert found["run_ratio"] - found["run_half"] > 4.5
+    assert abs(found["run_gain"]) < found["run_gain_half"] and found["run_worse"] == 5
+    assert max(found["run_ne"], found["run_ne_apart"]) < 0.9 < found["run_prior"]
+    assert found["many"] > 49e6 and found["many_gb"] < 4 < found["frame_gb"]
+    assert found["frame_times"] > 1
+    # One short training each: both know more than the mean, or next to it in the smallest size.
+    assert max(found["live_ne"], found["live_ne_apart"]) < 1.1
+
+
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "preface": preface,
     "01_interactions": interactions,
@@ -232,4 +257,5 @@ EXPECTATIONS: dict[str, Callable[[Records], None]] = {
     "08_scaling": scaling,
     "09_jagged_tensors": jagged_tensors,
     "10_jagged_attention": jagged_attention,
+    "11_request_only": request_only,
 }

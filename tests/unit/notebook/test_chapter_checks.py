@@ -5,6 +5,7 @@ import importlib.util
 import answers_first_chapters
 import answers_generative
 import answers_kernels
+import answers_requests
 import answers_retrieval
 import pytest
 import torch
@@ -16,7 +17,10 @@ if HAS_TRITON:
     # Without a GPU the package's import makes Triton interpret.
     from genrec_lite.kernels.blocks import tl, triton
 
-ANSWERS = (answers_first_chapters, answers_retrieval, answers_generative, answers_kernels)
+ANSWERS = (
+    answers_first_chapters, answers_retrieval, answers_generative, answers_kernels,
+    answers_requests,
+)  # fmt: skip
 RIGHT = [one for answers in ANSWERS for one in answers.RIGHT]
 WRONG = [one for answers in ANSWERS for one in answers.WRONG]
 
