@@ -241,6 +241,7 @@ def request_only(found: Records) -> None:
     assert max(found["run_ne"], found["run_ne_apart"]) < 0.9 < found["run_prior"]
     assert found["many"] > 49e6 and found["many_gb"] < 4 < found["frame_gb"]
     assert found["frame_times"] > 1
+    assert 2 < found["live_tokens"] < found["live_mean"]
     # One short training each: both know more than the mean, or next to it in the smallest size.
     assert max(found["live_ne"], found["live_ne_apart"]) < 1.1
 
