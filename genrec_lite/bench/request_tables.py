@@ -22,8 +22,7 @@ __all__ = ["WAYS", "compare", "joined_by_dataframe", "make_impressions", "table"
 FEATURES = ("item_id", "liked")
 FILES = 8
 IMPRESSIONS = 52_000_000  # asked for; the clipped lengths make them 50 million
-# Requests of 1 to 16 candidates, 6 in the mean: min(16, 1 + floor(-5.6 ln u)).
-# Requests of 1 to 16 candidates, some 6 in the mean, fifty a second.
+# Requests of 1 to 16 candidates, min(16, 1 + floor(-5.6 ln u)): some 6 in the mean, fifty a second.
 MADE = """
     WITH requests AS (
         SELECT r, 1 + floor(-5.6 * ln((hash(r, 0) % 1_000_000 + 1) / 1_000_001.0)) AS m

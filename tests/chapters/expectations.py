@@ -235,15 +235,15 @@ def request_only(found: Records) -> None:
     for m, goal in ((4, 3.7), (8, 7), (16, 13)):
         assert found[f"hstu_{m}"] >= goal
         assert abs(found[f"hstu_{m}"] / found[f"hstu_said_{m}"] - 1) < 0.125
-    assert found["hstu_at_once"] > found["hstu_32"] and found["heavy_16"] < 2.5 < found["tower_16"]
+    assert found["hstu_at_once"] > found["hstu_32"] and found["heavy_most"] < 2 < found["tower_16"]
     assert found["run_ratio"] - found["run_half"] > 4.5
     assert abs(found["run_gain"]) < found["run_gain_half"] and found["run_worse"] == 5
     assert max(found["run_ne"], found["run_ne_apart"]) < 0.9 < found["run_prior"]
     assert found["many"] > 49e6 and found["many_gb"] < 4 < found["frame_gb"]
     assert found["frame_times"] > 1
     assert 2 < found["live_tokens"] < found["live_mean"]
-    # One short training each: both know more than the mean, or next to it in the smallest size.
-    assert max(found["live_ne"], found["live_ne_apart"]) < 1.1
+    # One short training each, on the same data: untrained, NE is 1.004 and AUC .52.
+    assert max(found["live_ne"], found["live_ne_apart"]) < 0.98 and found["live_auc"] > 0.7
 
 
 EXPECTATIONS: dict[str, Callable[[Records], None]] = {
