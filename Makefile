@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 SETUPTOOLS := $(shell sed -n 's/^setuptools==//p' constraints.txt)
 
-.PHONY: help book serve test lint lab bench clean
+.PHONY: help book serve test lint spark lab bench clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -42,6 +42,10 @@ lint: $(READY)  ## ruff and mypy
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+spark: $(READY)  ## the tables of chapter 11 on Spark: installs the scale extra, needs Java
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt --editable ".[scale]"
+	@GENREC_REQUIRE_SPARK=1 $(RUN) -m pytest -q -rs -k spark tests/unit/request_only
 
 lab: $(READY)  ## JupyterLab; a click on a chapter opens it as a notebook
 	@JUPYTER_CONFIG_PATH=book/lab $(RUN) -m jupyter lab \

@@ -1,7 +1,11 @@
-"""The engines that run the tables: DuckDB, and Spark on this machine where it is installed."""
+"""The engines that run the tables: DuckDB, and Spark on this machine where it is installed.
+
+With GENREC_REQUIRE_SPARK set, a machine without it fails instead of skipping.
+"""
 
 import importlib.util
 import itertools
+import os
 import shutil
 
 import ibis
@@ -13,10 +17,11 @@ numbers = itertools.count()
 @pytest.fixture(scope="session")
 def session():
     """Spark with two local workers."""
+    absent = pytest.fail if os.environ.get("GENREC_REQUIRE_SPARK") else pytest.skip
     if importlib.util.find_spec("pyspark") is None:
-        pytest.skip("pyspark is not installed: pip install 'genrec-lite[scale]'")
+        absent("pyspark is not installed: make spark installs it")
     if shutil.which("java") is None:
-        pytest.skip("Spark needs Java")
+        absent("Spark needs Java")
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
