@@ -15,7 +15,12 @@ import ibis
 from ibis import Table
 from tqdm.auto import tqdm
 
-from genrec_lite.request_only.tables import RequestsError, check_impressions, to_requests
+from genrec_lite.request_only.tables import (
+    RequestsError,
+    check_features,
+    check_impressions,
+    to_requests,
+)
 
 __all__ = ["write_requests"]
 
@@ -90,6 +95,7 @@ def _check_columns(impressions: Table, features: Sequence[str]) -> None:
                 f"there is no column {name!r}; columns found: {', '.join(impressions.columns)}: "
                 "name features that are there"
             )
+    check_features(features)
     if "timestamp" in impressions.columns and not impressions.timestamp.type().is_integer():
         raise RequestsError(
             f"timestamp is of type {impressions.timestamp.type()}: give whole seconds since 1970"
@@ -151,6 +157,8 @@ def _begun(folder: Path, settings: dict[str, Any]) -> list[list[int]] | None:
         return None
     try:
         begun = json.loads(plan.read_text())
+        if not isinstance(begun, dict) or "borders" not in begun:
+            raise ValueError("no borders")
     except ValueError as error:
         raise RequestsError(
             f"{plan} is no plan of parts ({error}): remove {folder}, or name another"

@@ -8,6 +8,7 @@ expressions run where their table lives: in DuckDB, or unchanged on Spark.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ibis
@@ -18,6 +19,7 @@ from genrec_lite.datasets.interactions import Interactions
 
 __all__ = [
     "RequestsError",
+    "check_features",
     "check_impressions",
     "requests_from_gaps",
     "requests_of",
@@ -25,6 +27,9 @@ __all__ = [
     "to_requests",
     "with_histories",
 ]
+
+
+RESERVED = ("request_id", "position", "num_candidates")  # no features: they tie the two levels
 
 
 class RequestsError(ValueError):
@@ -79,10 +84,9 @@ def requests_of(log: Interactions, *, gap: int = 60, max_candidates: int = 16) -
     rows = log.table.drop("request_id", strict=False).with_row_index("row")
     table = ibis.memtable(rows.with_columns(pl.col("row").cast(pl.Int64)).to_arrow())
     found = requests_from_gaps(table, gap=gap, max_candidates=max_candidates)
-    frame = found.order_by("row").to_polars().drop("row", "position")
-    return Interactions.from_frame(
-        frame, name=log.name, text_ids=log.table["user_id"].dtype == pl.String
-    )
+    made = found.order_by("row").to_polars()
+    # The log's own rows again: read anew, an item's two rows in one request would become one.
+    return replace(log, table=log.table.with_columns(made["timestamp"], made["request_id"]))
 
 
 def to_requests(impressions: Table, *, features: Sequence[str]) -> Table:
@@ -90,15 +94,16 @@ def to_requests(impressions: Table, *, features: Sequence[str]) -> Table:
 
     Args:
         impressions: request_id, position in the request, and any columns; see `check_impressions`.
-        features: the columns that describe an impression, item_id first among them; all others
-            describe the request, and its first impression's are taken.
+        features: the columns that describe an impression, item_id among them; all others
+            describe the request, and its impressions must agree in them.
     Returns:
         request_id, the request's columns, a list by position of each of `features`, and
         num_candidates.
     Raises:
-        RequestsError: if a column is missing.
+        RequestsError: if a column is missing, or the features are not those of an impression.
     """
     _require(impressions, ["request_id", "position", *features])
+    check_features(features)
     own = [c for c in impressions.columns if c not in {"request_id", "position", *features}]
     # Both engines sort structs by their first field; only one collects in an order.
     line = ibis.struct({name: impressions[name] for name in ("position", *features)})
@@ -124,6 +129,7 @@ def to_impressions(requests: Table, *, features: Sequence[str]) -> Table:
         RequestsError: if a column is missing.
     """
     _require(requests, ["request_id", "num_candidates", *features])
+    check_features(features)
     first, *others = features
     rows = requests.drop("num_candidates").unnest(first, offset="position")
     return rows.mutate(
@@ -168,6 +174,20 @@ def with_histories(impressions: Table, *, length: int, features: Sequence[str]) 
             for name, one in lists.items()
         }
     ).drop("_events")
+
+
+def check_features(features: Sequence[str]) -> None:
+    """Raises a RequestsError unless these can be the columns that describe an impression."""
+    if "item_id" not in features:
+        raise RequestsError(
+            f"features {list(features)} do not hold item_id: a request's items would be lost, name "
+            "it among them"
+        )
+    for number, name in enumerate(features):
+        if name in RESERVED:
+            raise RequestsError(f"{name!r} ties requests and impressions: take it off the features")
+        if name in features[:number]:
+            raise RequestsError(f"{name!r} is twice among the features: name it once")
 
 
 def check_impressions(

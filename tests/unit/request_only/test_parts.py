@@ -112,6 +112,10 @@ def test_a_folder_of_another_run_is_refused(source, tmp_path):
     write_requests(source, out, features=FEATURES, parts=2, progress=False)
     with pytest.raises(RequestsError, match="begun with other parts, 2, not 3: remove the folder"):
         write_requests(source, out, features=FEATURES, parts=3, progress=False)
+    with pytest.raises(RequestsError, match="begun with other features"):
+        write_requests(source, out, features=("liked", "item_id"), parts=2, progress=False)
+    with pytest.raises(RequestsError, match="begun with other max_candidates, 1000, not 9"):
+        write_requests(source, out, features=FEATURES, parts=2, max_candidates=9, progress=False)
     impressions(20).write_parquet(source / "0.parquet")
     with pytest.raises(RequestsError, match="begun with other sources"):
         write_requests(source, out, features=FEATURES, parts=2, progress=False)
@@ -143,7 +147,7 @@ def test_a_file_unlike_the_first_is_named(source, tmp_path):
 def test_a_cut_plan_is_named(source, tmp_path):
     out = tmp_path / "out"
     write_requests(source, out, features=FEATURES, parts=2, progress=False)
-    for text in ("", '{"parts": 2'):
+    for text in ("", '{"parts": 2', "[]", '{"parts": 2}'):
         (out / "plan.json").write_text(text)
         with pytest.raises(RequestsError, match=r"plan\.json is no plan of parts"):
             write_requests(source, out, features=FEATURES, parts=2, progress=False)
@@ -190,6 +194,10 @@ def test_a_wrong_call_leaves_the_folder_to_the_right_one(source, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RequestsError, match="no column 'lked'"):
         write_requests(source, out, features=("item_id", "lked"), progress=False)
+    with pytest.raises(RequestsError, match="do not hold item_id"):
+        write_requests(source, out, features=("liked",), progress=False)
+    with pytest.raises(RequestsError, match="has 4 impressions, more than 3"):
+        write_requests(source, out, features=FEATURES, max_candidates=3, progress=False)
     with pytest.raises(ValueError, match="parts is 0: at least 1"):
         write_requests(source, out, features=FEATURES, parts=0, progress=False)
     with pytest.raises(RequestsError, match="holds the impressions: name another folder"):

@@ -245,6 +245,37 @@ def test_a_request_whose_first_impressions_were_dropped_keeps_its_history(engine
     less = frame.filter((pl.col("position") > 0) | (pl.col("request_id") % 2 == 0))
     found = with_histories(engine(less), length=50, features=FEATURES).to_polars()
     assert found.height == less.height < whole.height
+    rows = less.sort("timestamp", "request_id", "position").rows(named=True)
+    late = 0
+    for one in found.rows(named=True):
+        when = (one["timestamp"], one["request_id"])
+        before = [
+            row for row in rows
+            if row["user_id"] == one["user_id"] and (row["timestamp"], row["request_id"]) < when
+        ][-50:]  # fmt: skip
+        assert one["history_item_id"] == [row["item_id"] for row in before]
+        late += one["request_id"] % 2 == 1 and bool(before)
+    assert late
+
+
+def test_a_log_keeps_the_visits_that_come_again_within_a_request():
+    rows = pl.DataFrame({"user_id": [1] * 4, "timestamp": [0, 20, 40, 50], "item_id": [5, 6, 5, 5]})
+    found = requests_of(Interactions.from_frame(rows, name="again"))
+    assert found.table["item_id"].to_list() == [5, 6, 5, 5]
+    assert found.table["timestamp"].to_list() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (["rating"], "do not hold item_id: a request's items would be lost"),
+        (["item_id", "position"], "'position' ties requests and impressions"),
+        (["item_id", "rating", "rating"], "'rating' is twice among the features: name it once"),
+    ],
+)
+def test_features_that_are_none_of_an_impression_are_refused(features, message):
+    with pytest.raises(RequestsError, match=message):
+        to_requests(ibis.memtable(impressions().to_arrow()), features=features)
 
 
 def test_positions_that_do_not_count_from_0_are_named(engine):
