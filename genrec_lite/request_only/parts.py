@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import ibis
+import polars as pl
 from ibis import Table
 from tqdm.auto import tqdm
 
@@ -116,7 +117,7 @@ def _write_parts(
     total = sum(rows for *_, rows in borders)
     with tqdm(total=total, unit="impression", unit_scale=True, disable=not progress) as bar:
         for path, (first, last, rows) in zip(paths, borders, strict=True):
-            if not path.exists():
+            if not _is_whole(path, rows):
                 inside = impressions.filter(impressions.timestamp.between(first, last))
                 requests = to_requests(inside, features=features)
                 unfinished = path.with_suffix(".tmp")
@@ -132,6 +133,15 @@ def _write_parts(
                 bar.set_postfix_str(f"{rate:,.0f} impressions/s", refresh=False)
             bar.update(rows)
     return paths
+
+
+def _is_whole(part: Path, rows: int) -> bool:
+    """Whether the part is there and holds the requests of so many impressions."""
+    try:
+        found = pl.scan_parquet(part, glob=False).select(pl.col("num_candidates").sum()).collect()
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+    return bool(found.item() == rows)
 
 
 def _borders(impressions: Table, parts: int) -> list[list[int]]:
@@ -179,6 +189,11 @@ def _parquet_files(source: Path) -> list[Path]:
         raise RequestsError(f"{source} is no Parquet file and no folder with any: check the path")
     first: dict[str, str] = {}
     for file in files:
+        if set("*?[") & set(str(file)):
+            raise RequestsError(
+                f"{file}: a path with *, ? or [ is a pattern to DuckDB, which may read others: "
+                "rename it"
+            )
         try:
             with duckdb.connect() as engine:
                 found = engine.execute("DESCRIBE FROM read_parquet(?)", [str(file)]).fetchall()

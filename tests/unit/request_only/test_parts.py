@@ -211,3 +211,20 @@ def test_times_that_are_no_seconds_are_named(source, tmp_path):
     (source / "1.parquet").unlink()
     with pytest.raises(RequestsError, match="timestamp is of type timestamp.*whole seconds"):
         write_requests(source, tmp_path / "out", features=FEATURES, progress=False)
+
+
+def test_a_path_that_duckdb_takes_for_a_pattern_is_refused(source, tmp_path):
+    odd = source.rename(tmp_path / "data[1]")
+    (tmp_path / "data1").mkdir()
+    impressions(20).write_parquet(tmp_path / "data1" / "0.parquet")
+    with pytest.raises(RequestsError, match="is a pattern to DuckDB.*rename it"):
+        write_requests(odd, tmp_path / "out", features=FEATURES, progress=False)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_part_that_was_cut_is_written_again(source, tmp_path, keep):
+    paths = write_requests(source, tmp_path / "out", features=FEATURES, parts=3, progress=False)
+    whole = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(whole[1][:keep])
+    write_requests(source, tmp_path / "out", features=FEATURES, parts=3, progress=False)
+    assert [path.read_bytes() for path in paths] == whole
